@@ -1,0 +1,136 @@
+// Package memory is the quota state of one process. It answers a Sync without
+// I/O, never fails, and forgets everything when the process ends: what was
+// spent comes back from the journal.
+package memory
+
+import (
+	"context"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"airgate/accounting/quota"
+)
+
+const shards = 64
+
+// Store is a quota.Store in memory. It allocates only for an account-window or
+// a replica it has not met. Account-windows are dropped once a call on a new
+// one arrives whose Now is not before their Expire.
+type Store struct {
+	seed   maphash.Seed
+	shards [shards]shard
+}
+
+type shard struct {
+	mu      sync.Mutex
+	windows map[quota.Key]*window // :: account-window → its state
+	expire  time.Time             // no window of this shard expires earlier; zero = none expires
+}
+
+// window is one account-window. Invariants: settled = Σ spent and
+// escrowed = Σ (granted − returned − spent) over its replicas.
+type window struct {
+	limit    int64
+	version  uint64
+	settled  int64
+	escrowed int64
+	expire   time.Time
+	replicas map[string]*replica // :: replica.incarnation → what it reported
+}
+
+type replica struct {
+	seq      uint64
+	granted  int64
+	returned int64
+	spent    int64
+}
+
+// New returns an empty Store.
+func New() *Store {
+	s := &Store{seed: maphash.MakeSeed()}
+	for i := range s.shards {
+		s.shards[i].windows = make(map[quota.Key]*window)
+	}
+	return s
+}
+
+// Sync implements quota.Store. The error is always nil.
+func (s *Store) Sync(_ context.Context, c quota.Sync) (quota.State, error) {
+	sh := &s.shards[maphash.String(s.seed, c.Key.Account)%shards]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	w := sh.windows[c.Key]
+	if w == nil {
+		sh.dropExpiredLocked(c.Now)
+		w = &window{replicas: make(map[string]*replica)}
+		sh.windows[c.Key] = w
+	}
+	r := w.replicas[c.Replica]
+	if r == nil {
+		r = new(replica)
+		w.replicas[c.Replica] = r
+	}
+	if c.Seq >= r.seq {
+		w.sync(r, &c)
+		sh.noteExpiryLocked(w.expire)
+	}
+	return quota.State{Granted: r.granted, Settled: w.settled, Escrowed: w.escrowed, Limit: w.limit, Version: w.version}, nil
+}
+
+// sync does the steps of quota.Store.Sync on a call that is not stale.
+func (w *window) sync(r *replica, c *quota.Sync) {
+	w.expire = c.Expire
+	if c.Version > w.version {
+		w.limit, w.version = c.Limit, c.Version
+	}
+	if lost := c.Seen - r.granted; lost > 0 {
+		r.granted += lost
+		w.escrowed += lost
+	}
+	if d := c.Returned - r.returned; d > 0 {
+		r.returned += d
+		w.escrowed -= d
+	}
+	if d := c.Spent - r.spent; d > 0 {
+		r.spent += d
+		w.escrowed -= d
+		w.settled += d
+	}
+	if c.Seq == r.seq {
+		return
+	}
+	r.seq = c.Seq
+	switch c.Mode {
+	case quota.Close:
+		w.escrowed -= r.granted - r.returned - r.spent
+		r.returned = r.granted - r.spent
+	case quota.Normal:
+		grant := min(c.Want, w.limit-w.settled-w.escrowed)
+		if grant > 0 && grant >= c.Need {
+			r.granted += grant
+			w.escrowed += grant
+		}
+	case quota.NoGrants:
+	}
+}
+
+func (sh *shard) dropExpiredLocked(now time.Time) {
+	if now.IsZero() || sh.expire.IsZero() || now.Before(sh.expire) {
+		return
+	}
+	sh.expire = time.Time{}
+	for k, w := range sh.windows {
+		if !w.expire.IsZero() && !now.Before(w.expire) {
+			delete(sh.windows, k)
+			continue
+		}
+		sh.noteExpiryLocked(w.expire)
+	}
+}
+
+func (sh *shard) noteExpiryLocked(t time.Time) {
+	if !t.IsZero() && (sh.expire.IsZero() || t.Before(sh.expire)) {
+		sh.expire = t
+	}
+}
