@@ -1,0 +1,251 @@
+package accounting
+
+import (
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"airgate/accounting/quota"
+)
+
+const (
+	// grace is how long an account-window is remembered after its end: calls
+	// admitted in it still settle, and clocks differ.
+	grace = 7 * 24 * time.Hour
+	// idleAfter is how long after its window's end an account may be dropped.
+	idleAfter = time.Hour
+)
+
+// accountSet is the accounts of one identity. It outlives the tables that use
+// it, so that a reload keeps what was used.
+type accountSet struct {
+	id     identity
+	window WindowKind
+	zone   *time.Location
+	only   *account // where the limit is not split
+
+	mu       sync.RWMutex
+	max      int                 // accounts; 0 = as many as there are
+	accounts map[string]*account // :: values of each → account
+	other    *account            // shared by all beyond max
+	swept    int64               // when accounts were last looked through
+}
+
+func newAccountSet(g *group) *accountSet {
+	set := &accountSet{id: g.id, window: g.window, zone: g.zone, max: g.max}
+	if len(g.id.each) == 0 {
+		set.only = &account{set: set, text: g.id.account(nil, false)}
+	} else {
+		set.accounts = make(map[string]*account)
+	}
+	return set
+}
+
+// account returns the account of s, made if need be. It can die before the
+// caller has its lock; who finds it dead asks again.
+func (set *accountSet) account(s *Subject, now int64) *account {
+	if set.only != nil {
+		return set.only
+	}
+	var buf [128]byte
+	key := set.appendKey(buf[:0], s)
+	set.mu.RLock()
+	a := set.accounts[string(key)]
+	set.mu.RUnlock()
+	if a == nil {
+		a = set.open(string(key), s, now)
+	}
+	return a
+}
+
+// appendKey appends what tells the accounts of the set apart.
+func (set *accountSet) appendKey(b []byte, s *Subject) []byte {
+	if len(set.id.each) == 1 {
+		return append(b, s.value(set.id.each[0])...)
+	}
+	for i, d := range set.id.each {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendEncoded(b, s.value(d), false)
+	}
+	return b
+}
+
+func (set *accountSet) open(key string, s *Subject, now int64) *account {
+	set.mu.Lock()
+	defer set.mu.Unlock()
+	if a := set.accounts[key]; a != nil {
+		return a
+	}
+	if set.max > 0 && len(set.accounts) >= set.max && now-set.swept >= int64(time.Second) {
+		set.sweepLocked(now)
+	}
+	if set.max > 0 && len(set.accounts) >= set.max {
+		return set.otherLocked()
+	}
+	a := &account{set: set, text: set.id.account(s, false), subject: *s}
+	set.accounts[key] = a
+	return a
+}
+
+func (set *accountSet) otherLocked() *account {
+	if set.other == nil {
+		set.other = &account{set: set, text: set.id.account(nil, true), other: true}
+	}
+	return set.other
+}
+
+// sweepLocked drops the accounts that hold nothing worth remembering.
+func (set *accountSet) sweepLocked(now int64) {
+	set.swept = now
+	for key, a := range set.accounts {
+		a.mu.Lock()
+		if a.idleLocked(now) {
+			a.dead = true
+			delete(set.accounts, key)
+		}
+		a.mu.Unlock()
+	}
+}
+
+// all returns the accounts that exist now.
+func (set *accountSet) all() []*account {
+	if set.only != nil {
+		return []*account{set.only}
+	}
+	set.mu.RLock()
+	defer set.mu.RUnlock()
+	as := make([]*account, 0, len(set.accounts)+1)
+	for _, a := range set.accounts {
+		as = append(as, a)
+	}
+	if set.other != nil {
+		as = append(as, set.other)
+	}
+	return as
+}
+
+// account is what one identity's usage is counted on for one combination of
+// the values of each.
+type account struct {
+	set   *accountSet
+	text  string // without a window
+	other bool   // shared by all beyond the greatest number
+
+	mu      sync.Mutex
+	dead    bool // dropped from its set
+	subject Subject
+	partial bool      // subject is not from a call but from the text
+	tat     int64     // of a rate
+	permits int64     // of a concurrency limit, held
+	windows []*window // in the order they were opened
+}
+
+// idleLocked reports whether nobody asks for the account any more. Calls that
+// hold a part of its windows still settle.
+func (a *account) idleLocked(now int64) bool {
+	for _, w := range a.windows {
+		if w.end > now-int64(idleAfter) {
+			return false
+		}
+	}
+	return a.permits == 0 && a.tat <= now
+}
+
+// window is one account-window: the escrow of this process. A call's worst
+// case is held, its cost is spent, and what is neither is in hand. The account's lock
+// guards the fields below the line.
+//
+//	granted = spent + held + in hand, none of them negative
+type window struct {
+	key    quota.Key
+	text   string // of records: account and window
+	start  int64
+	end    int64
+	opens  time.Time // zero for Total, as are the next two
+	reset  time.Time
+	expire time.Time
+
+	syncing sync.Mutex // one store call at a time; taken before the account's lock
+
+	// ---
+	seq      uint64
+	granted  int64 // to this process, cumulative
+	spent    int64 // by it, cumulative
+	held     int64 // by its calls in flight
+	reported int64 // of spent, as the store last heard
+	settled  int64 // by all, as the store last said
+	others   int64 // escrowed to others, as the store last said
+}
+
+// inHand is what can be held without asking the store.
+func (w *window) inHand() int64 { return w.granted - w.spent - w.held }
+
+// used is what was spent by all.
+func (w *window) used() int64 { return w.settled + w.spent - w.reported }
+
+// reserved is what calls in flight hold, and others' escrow, which may be.
+func (w *window) reserved() int64 { return w.held + w.others }
+
+// fits reports whether need can be held within amount.
+func (w *window) fits(need, amount int64) bool {
+	return need == 0 || w.inHand() >= need && need <= amount-w.used()-w.reserved()
+}
+
+// settle ends a hold with what it cost. What a cost is greater than its hold is
+// taken from what is in hand, and granted by the owner's word beyond that.
+func (w *window) settle(held, cost int64) {
+	w.held -= held
+	w.spent += cost
+	w.granted = max(w.granted, w.spent+w.held)
+}
+
+// windowLocked returns the window that now is in, or nil.
+func (a *account) windowLocked(now int64) *window {
+	for _, w := range slices.Backward(a.windows) {
+		if w.start <= now && now < w.end {
+			return w
+		}
+	}
+	return nil
+}
+
+// openWindow returns the window that now is in, made if need be and then
+// fresh; nil if the account is dead.
+func (a *account) openWindow(s *Subject, now int64) (w *window, fresh bool) {
+	cal := a.set.window.At(time.Unix(0, now), a.set.zone)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dead {
+		return nil, false
+	}
+	if w := a.windowLocked(now); w != nil {
+		return w, false
+	}
+	kept := a.windows[:0]
+	for _, w := range a.windows {
+		if w.expire.IsZero() || now < w.expire.UnixNano() {
+			kept = append(kept, w)
+		}
+	}
+	clear(a.windows[len(kept):])
+	w = newWindow(a.text, cal)
+	a.windows = append(kept, w)
+	a.subject, a.partial = *s, false
+	return w, true
+}
+
+func newWindow(account string, cal Window) *window {
+	w := &window{
+		key:   quota.Key{Account: account, Window: cal.ID},
+		text:  account + "|" + cal.ID,
+		start: math.MinInt64, end: math.MaxInt64,
+	}
+	if !cal.End.IsZero() {
+		w.opens, w.reset, w.expire = cal.Start, cal.End, cal.End.Add(grace)
+		w.start, w.end = cal.Start.UnixNano(), cal.End.UnixNano()
+	}
+	return w
+}

@@ -1,0 +1,321 @@
+package accounting
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"airgate/accounting/money"
+	"airgate/accounting/record"
+)
+
+// Balances is what the records add up to: what was spent in each
+// account-window, and the intents that have no settlement. It is a function of
+// the records alone, in their order, and implements journal.State. It is safe
+// for concurrent use.
+type Balances struct {
+	mu      sync.Mutex
+	latest  time.Time                // of the records applied
+	spent   map[string]money.NanoUSD // :: account-window → settled and adjusted
+	open    map[string]OpenIntent    // :: request id → intent without settlement
+	ignored uint64
+}
+
+// OpenIntent is an intent that has no settlement: its call is in flight, or
+// whoever wrote it was killed.
+type OpenIntent struct {
+	RequestID string
+	Time      time.Time // of admission
+	Accounts  []string  // of money, each once, as in record field limits[].account
+	Reserved  money.NanoUSD
+}
+
+// NewBalances returns the Balances of no records.
+func NewBalances() *Balances {
+	return &Balances{spent: make(map[string]money.NanoUSD), open: make(map[string]OpenIntent)}
+}
+
+// Apply adds one record. An intent opens; its settlement books the cost on the
+// accounts of the intent and closes it; an adjustment books its cost, which is
+// the signed difference, on the accounts that it names itself. What belongs to
+// no intent or no account is ignored and counted.
+func (b *Balances) Apply(r *record.Record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r.Time.After(b.latest) {
+		b.latest = r.Time
+	}
+	switch r.Type {
+	case record.Intent:
+		b.open[r.RequestID] = OpenIntent{RequestID: r.RequestID, Time: r.Time, Accounts: moneyAccounts(r.Limits), Reserved: r.Reserved}
+	case record.Settle:
+		in, ok := b.open[r.RequestID]
+		if !ok {
+			b.ignored++
+			return
+		}
+		delete(b.open, r.RequestID)
+		b.book(in.Accounts, r.Cost)
+	case record.Adjust:
+		accounts := moneyAccounts(r.Limits)
+		if len(accounts) == 0 {
+			b.ignored++
+		}
+		b.book(accounts, r.Cost)
+	case record.Deny, record.Admin, record.Start:
+	}
+}
+
+func (b *Balances) book(accounts []string, cost money.NanoUSD) {
+	if cost == 0 {
+		return
+	}
+	for _, a := range accounts {
+		b.spent[a] += cost
+	}
+}
+
+// moneyAccounts returns the accounts of budgets, each once: two limits can
+// share one.
+func moneyAccounts(limits []record.Limit) []string {
+	var n int
+	for i := range limits {
+		if limits[i].Resource == "usd" {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	accounts := make([]string, 0, n)
+	for i := range limits {
+		if l := &limits[i]; l.Resource == "usd" && !slices.Contains(accounts, l.Account) {
+			accounts = append(accounts, l.Account)
+		}
+	}
+	return accounts
+}
+
+// Open returns the intents without a settlement, the oldest first.
+func (b *Balances) Open() []OpenIntent {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.SortedFunc(maps.Values(b.open), func(x, y OpenIntent) int {
+		if c := x.Time.Compare(y.Time); c != 0 {
+			return c
+		}
+		if x.RequestID < y.RequestID {
+			return -1
+		}
+		return 1
+	})
+}
+
+// Spent returns what was spent on an account in a window, as in quota.Key.
+// Windows are forgotten a week after their end.
+func (b *Balances) Spent(account, window string) money.NanoUSD {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.spent[account+"|"+window]
+}
+
+// Ignored returns how many settlements and adjustments had nothing to book on.
+func (b *Balances) Ignored() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ignored
+}
+
+// charged returns what each account-window is charged after a crash: what was
+// spent, and the whole worst case of each call that was not settled.
+func (b *Balances) charged() map[string]money.NanoUSD {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	sum := maps.Clone(b.spent)
+	for _, in := range b.open {
+		for _, a := range in.Accounts {
+			sum[a] += in.Reserved
+		}
+	}
+	return sum
+}
+
+// checkpointVersion is the first byte of a checkpoint.
+//
+//	version u8 | latest | ignored | n, n × (account, spent) | n, n × (request id, time, reserved, m, m × account)
+//
+// Numbers are varints, times Unix nanoseconds, texts a length and their bytes.
+// Accounts and request ids are in order: equal balances have equal checkpoints.
+const checkpointVersion = 1
+
+// noTime stands for the zero time, whose Unix nanoseconds are undefined.
+const noTime = -1 << 63
+
+// AppendCheckpoint appends the balances, without the windows that ended more
+// than a week before the latest record and have no open intent.
+func (b *Balances) AppendCheckpoint(dst []byte) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forgetLocked()
+	dst = append(dst, checkpointVersion)
+	dst = appendTime(dst, b.latest)
+	dst = binary.AppendUvarint(dst, b.ignored)
+	dst = binary.AppendUvarint(dst, uint64(len(b.spent)))
+	for _, a := range slices.Sorted(maps.Keys(b.spent)) {
+		dst = appendText(dst, a)
+		dst = binary.AppendVarint(dst, int64(b.spent[a]))
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(b.open)))
+	for _, id := range slices.Sorted(maps.Keys(b.open)) {
+		in := b.open[id]
+		dst = appendText(dst, id)
+		dst = appendTime(dst, in.Time)
+		dst = binary.AppendVarint(dst, int64(in.Reserved))
+		dst = binary.AppendUvarint(dst, uint64(len(in.Accounts)))
+		for _, a := range in.Accounts {
+			dst = appendText(dst, a)
+		}
+	}
+	return dst
+}
+
+func (b *Balances) forgetLocked() {
+	needed := make(map[string]bool)
+	for _, in := range b.open {
+		for _, a := range in.Accounts {
+			needed[a] = true
+		}
+	}
+	old := make(map[string]bool) // :: window kind, zone and window → to be forgotten
+	for a := range b.spent {
+		tail := tailOf(a)
+		forget, known := old[tail]
+		if !known {
+			// A text that cannot be read is kept: Restore complains about it.
+			w, err := parseTail(tail)
+			forget = err == nil && !w.End.IsZero() && b.latest.After(w.End.Add(grace))
+			old[tail] = forget
+		}
+		if forget && !needed[a] {
+			delete(b.spent, a)
+		}
+	}
+}
+
+// RestoreCheckpoint replaces the balances by those of a checkpoint. On an
+// error they are unchanged.
+func (b *Balances) RestoreCheckpoint(p []byte) error {
+	r := checkpointReader{rest: p}
+	if v := r.byte(); v != checkpointVersion {
+		return fmt.Errorf("restore checkpoint: version %d is unknown: it was written by a newer airgate, or is damaged", v)
+	}
+	latest, ignored := r.time(), r.uvarint()
+	spent := make(map[string]money.NanoUSD)
+	for range r.count() {
+		a := r.text()
+		spent[a] = money.NanoUSD(r.varint())
+	}
+	open := make(map[string]OpenIntent)
+	for range r.count() {
+		in := OpenIntent{RequestID: r.text(), Time: r.time(), Reserved: money.NanoUSD(r.varint())}
+		for range r.count() {
+			in.Accounts = append(in.Accounts, r.text())
+		}
+		open[in.RequestID] = in
+	}
+	if r.err == nil && len(r.rest) > 0 {
+		r.err = errors.New("bytes follow the end")
+	}
+	if r.err != nil {
+		return fmt.Errorf("restore checkpoint: %w", r.err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.latest, b.ignored, b.spent, b.open = latest, ignored, spent, open
+	return nil
+}
+
+func appendText(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+func appendTime(dst []byte, t time.Time) []byte {
+	if t.IsZero() {
+		return binary.AppendVarint(dst, noTime)
+	}
+	return binary.AppendVarint(dst, t.UnixNano())
+}
+
+// checkpointReader reads a checkpoint. After an error it returns zeros.
+type checkpointReader struct {
+	rest []byte
+	err  error
+}
+
+var errShort = errors.New("it ends too early")
+
+func (r *checkpointReader) fail() {
+	if r.err == nil {
+		r.err = errShort
+	}
+	r.rest = nil
+}
+
+func (r *checkpointReader) byte() byte {
+	if len(r.rest) == 0 {
+		r.fail()
+		return 0
+	}
+	c := r.rest[0]
+	r.rest = r.rest[1:]
+	return c
+}
+
+func (r *checkpointReader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.rest)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+func (r *checkpointReader) varint() int64 {
+	v, n := binary.Varint(r.rest)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+// count reads how many follow, each of at least one byte.
+func (r *checkpointReader) count() uint64 {
+	n := r.uvarint()
+	if n > uint64(len(r.rest)) {
+		r.fail()
+		return 0
+	}
+	return n
+}
+
+func (r *checkpointReader) text() string {
+	n := r.count()
+	s := string(r.rest[:n])
+	r.rest = r.rest[n:]
+	return s
+}
+
+func (r *checkpointReader) time() time.Time {
+	n := r.varint()
+	if n == noTime || r.err != nil {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}

@@ -1,0 +1,589 @@
+package journal
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"airgate/accounting/record"
+)
+
+const simDir = "/journal"
+
+// details reads everything; each record of these tests has its own detail.
+func details(t testing.TB, d disk, dir string) map[string]bool {
+	t.Helper()
+	all := map[string]bool{}
+	for r, err := range read(d, dir) {
+		if err != nil {
+			t.Fatalf("Read: %v", err)
+		}
+		if r.Type == record.Admin {
+			if all[r.Detail] {
+				t.Fatalf("%q is there twice", r.Detail)
+			}
+			all[r.Detail] = true
+		}
+	}
+	return all
+}
+
+// A machine that loses power at any write, sync or rename: all that Wait
+// acknowledged is there, every State counts what is there, and nothing that a
+// crash can leave stops the next start.
+func TestPowerLossAtEveryPoint(t *testing.T) {
+	for seed := range uint64(400) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { powerLoss(t, seed) })
+	}
+}
+
+func powerLoss(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 2))
+	d := newSimDisk(seed)
+	d.trace = func(format string, args ...any) {
+		if testing.Verbose() {
+			t.Logf(format, args...)
+		}
+	}
+	acked := map[string]bool{}
+	for round := range 4 {
+		d.off = 1 + rng.IntN(60)
+		state := newTally()
+		j, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", SegmentBytes: 1500, State: state, disk: d, Durability: Durability(seed % 2)})
+		if err == nil {
+			var mu sync.Mutex
+			var wg sync.WaitGroup
+			for w := range 3 {
+				wg.Go(func() {
+					for i := 0; ; i++ {
+						r := record.Record{Type: record.Admin, Detail: fmt.Sprintf("%d/%d/%d", round, w, i)}
+						p, err := j.Append(&r)
+						if err == nil {
+							err = j.wait(t.Context(), uint64(p))
+						}
+						if err != nil {
+							return
+						}
+						mu.Lock()
+						acked[r.Detail] = true
+						mu.Unlock()
+					}
+				})
+			}
+			wg.Wait()
+			_ = j.Close() // the machine is off
+		} else if !errors.Is(err, errCrashed) {
+			t.Fatalf("Open in round %d: %v", round, err)
+		}
+		d = d.crash()
+	}
+	state := newTally()
+	j := open(t, Config{Dir: simDir, State: state, disk: d})
+	closed(t, j)
+	there := details(t, d, simDir)
+	for detail := range acked {
+		if !there[detail] {
+			t.Errorf("%s was acknowledged and is lost", detail)
+		}
+	}
+	if err := state.check(heads(t, d, simDir)); err != nil {
+		t.Error(err)
+	}
+	if report, err := verify(d, simDir, nil); err != nil || !report.Sound() {
+		t.Errorf("Verify = %+v, %v; want sound", report, err)
+	}
+}
+
+// A disk on which anything fails at any time, and then works again: a record
+// is in the book if and only if its Append succeeded, unless the journal has
+// given up, and then what was acknowledged is.
+func TestADiskThatFailsNowAndThen(t *testing.T) {
+	for seed := range uint64(300) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 3))
+			d := newSimDisk(seed)
+			state := newTally()
+			j := open(t, Config{Dir: simDir, SegmentBytes: 2000, State: state, disk: d})
+			d.mu.Lock()
+			d.fault = func(string, string) error {
+				if rng.IntN(12) == 0 {
+					return errFault
+				}
+				return nil
+			}
+			d.mu.Unlock()
+			var mu sync.Mutex
+			var wg sync.WaitGroup
+			appended, acked := map[string]bool{}, map[string]bool{}
+			for w := range 3 {
+				wg.Go(func() {
+					for i := range 40 {
+						r := record.Record{Type: record.Admin, Detail: fmt.Sprintf("%d/%d", w, i)}
+						p, err := j.Append(&r)
+						if err != nil {
+							if !errors.Is(err, ErrUnavailable) {
+								t.Errorf("Append: %v, want %v", err, ErrUnavailable)
+							}
+							continue
+						}
+						err = j.Wait(t.Context(), p)
+						mu.Lock()
+						appended[r.Detail] = true
+						if err == nil {
+							acked[r.Detail] = true
+						}
+						mu.Unlock()
+					}
+				})
+			}
+			wg.Wait()
+			gaveUp := j.Close() != nil
+			if !gaveUp {
+				if there := details(t, d, simDir); !maps.Equal(there, appended) {
+					t.Errorf("%d records are there, %d were appended", len(there), len(appended))
+				}
+				if err := state.check(heads(t, d, simDir)); err != nil {
+					t.Error(err)
+				}
+			}
+			after := d.crash() // what was acknowledged does not depend on a clean end
+			again := newTally()
+			next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", State: again, disk: after})
+			if _, ok := errors.AsType[*CorruptError](err); ok && gaveUp {
+				return // a sync failed, then the power: pages between whole ones are missing, and that is told
+			}
+			if err != nil {
+				t.Fatalf("Open: %v", err)
+			}
+			closed(t, next)
+			there := details(t, after, simDir)
+			for detail := range acked {
+				if !there[detail] {
+					t.Errorf("%s was acknowledged and is lost", detail)
+				}
+			}
+			if err := again.check(heads(t, after, simDir)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// once fails the next matching change, n times.
+func (d *simDisk) failNext(n int, op string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault = func(o, _ string) error {
+		if n > 0 && o == op {
+			n--
+			return errFault
+		}
+		return nil
+	}
+}
+
+func TestAFailedWriteIsRolledBack(t *testing.T) {
+	d := newSimDisk(1)
+	state := newTally()
+	j := open(t, Config{Dir: simDir, State: state, disk: d})
+	appendN(t, j, 2)
+	d.failNext(1, "write")
+	r := record.Record{Type: record.Admin, Detail: "not in the book"}
+	if _, err := j.Append(&r); !errors.Is(err, ErrUnavailable) || !errors.Is(err, errFault) {
+		t.Errorf("Append on a full disk = %v, want %v and %v", err, ErrUnavailable, errFault)
+	}
+	appendN(t, j, 2)
+	closed(t, j)
+	if got := heads(t, d, simDir)[j.Writer()]; got != 5 {
+		t.Errorf("%d records, want 5", got)
+	}
+	if details(t, d, simDir)["not in the book"] {
+		t.Error("a record whose Append failed is in the book")
+	}
+	if err := state.check(heads(t, d, simDir)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAFailedWriteLeavesNothingBehind(t *testing.T) {
+	d := newSimDisk(1)
+	j := open(t, Config{Dir: simDir, disk: d})
+	size := func() (n int) {
+		for _, b := range d.segmentsOf(j.Writer()) {
+			n += len(b)
+		}
+		return n
+	}
+	before := size()
+	for range 5 {
+		d.failNext(1, "write")
+		if _, err := j.Append(&record.Record{Type: record.Admin}); err == nil {
+			t.Fatal("Append = nil, want an error")
+		}
+		if got := size(); got != before {
+			t.Fatalf("the segment has %d bytes after a failed write, want %d", got, before)
+		}
+	}
+	closed(t, j)
+}
+
+func TestAWriteThatCannotBeRolledBackOpensANewSegment(t *testing.T) {
+	d := newSimDisk(1)
+	state := newTally()
+	j := open(t, Config{Dir: simDir, State: state, disk: d})
+	appendN(t, j, 2)
+	d.mu.Lock()
+	d.fault = func(op, path string) error {
+		if op == "truncate" || op == "write" && !strings.HasSuffix(path, ".new") && len(d.names) < 4 {
+			return errFault
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	if _, err := j.Append(&record.Record{Type: record.Admin, Detail: "not in the book"}); !errors.Is(err, errFault) {
+		t.Errorf("Append = %v, want %v", err, errFault)
+	}
+	if _, err := j.Append(&record.Record{Type: record.Admin, Detail: "in the book"}); err != nil {
+		t.Errorf("Append to the new segment: %v", err)
+	}
+	closed(t, j)
+	if n := len(d.segmentsOf(j.Writer())); n != 2 {
+		t.Errorf("%d segments, want 2", n)
+	}
+	if got := details(t, d, simDir); len(got) != 1 || !got["in the book"] {
+		t.Errorf("the book has %v, want only what was appended", got)
+	}
+	if err := state.check(heads(t, d, simDir)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAFailedSyncOpensANewSegmentAndLosesNothing(t *testing.T) {
+	d := newSimDisk(1)
+	j := open(t, Config{Dir: simDir, disk: d})
+	if err := j.Wait(t.Context(), appendN(t, j, 2)); err != nil {
+		t.Fatal(err)
+	}
+	d.failNext(1, "sync")
+	if err := j.Wait(t.Context(), appendN(t, j, 3)); err != nil {
+		t.Errorf("Wait after one failed sync = %v, want nil", err)
+	}
+	after := d.crash() // the pages of the failed sync are nowhere
+	if got := heads(t, after, simDir)[j.Writer()]; got != 6 {
+		t.Errorf("%d records after a crash, want 6", got)
+	}
+	if n := len(d.segmentsOf(j.Writer())); n != 2 {
+		t.Errorf("%d segments, want 2", n)
+	}
+	closed(t, j)
+}
+
+func TestASecondFailureEndsTheJournal(t *testing.T) {
+	for _, second := range []string{"sync", "write", "rename", "create", "sync directory"} {
+		t.Run(second, func(t *testing.T) {
+			d := newSimDisk(1)
+			j := open(t, Config{Dir: simDir, disk: d})
+			d.mu.Lock()
+			failed := false
+			d.fault = func(op, _ string) error {
+				if op == "sync" && !failed || failed && op == second {
+					failed = true
+					return errFault
+				}
+				return nil
+			}
+			d.mu.Unlock()
+			r := record.Record{Type: record.Admin}
+			p, err := j.Append(&r)
+			if err != nil {
+				t.Fatalf("Append: %v", err)
+			}
+			if err := j.Wait(t.Context(), p); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("Wait = %v, want %v", err, ErrUnavailable)
+			}
+			for range 3 {
+				if _, err := j.Append(&r); !errors.Is(err, ErrUnavailable) || !errors.Is(err, errFault) {
+					t.Errorf("Append after two failures = %v, want %v and the cause", err, ErrUnavailable)
+				}
+			}
+			if err := j.Close(); !errors.Is(err, errFault) {
+				t.Errorf("Close = %v, want %v", err, errFault)
+			}
+		})
+	}
+}
+
+// Every byte of a small last segment, cut there or flipped: what is before it
+// is kept, and what is not kept is told, never passed over.
+func TestEveryByteOfTheLastSegment(t *testing.T) {
+	d := newSimDisk(1)
+	j := open(t, Config{Dir: simDir, State: newTally(), disk: d})
+	const n = 5
+	for i := range n {
+		if _, err := j.Append(&record.Record{Type: record.Admin, Detail: strings.Repeat("x", 9+i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closed(t, j)
+	var path string
+	var whole []byte
+	for path, whole = range d.segmentsOf(j.Writer()) {
+	}
+
+	reopened := func(t *testing.T, damaged []byte, what string) {
+		t.Helper()
+		c := d.clone()
+		c.set(path, damaged)
+		state := newTally()
+		next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", State: state, disk: c})
+		if err != nil {
+			corrupt, ok := errors.AsType[*CorruptError](err)
+			if !ok {
+				t.Fatalf("%s: Open = %v, want a *CorruptError", what, err)
+			}
+			if kept := c.names[corrupt.Copy]; kept == nil || string(kept.data) != string(damaged) {
+				t.Fatalf("%s: the quarantine %q has not what was found", what, corrupt.Copy)
+			}
+			if now := c.names[path]; string(now.data) != string(damaged) {
+				t.Fatalf("%s: the damaged segment was changed", what)
+			}
+			return
+		}
+		closed(t, next)
+		at := heads(t, c, simDir)
+		if err := state.check(at); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		var start record.Record
+		for r, err := range read(c, simDir) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Writer == next.Writer() && r.Type == record.Start {
+				start = r
+			}
+		}
+		if len(damaged) == len(whole) && at[j.Writer()] < n {
+			t.Fatalf("%s: %d records left: more than the last was given up", what, at[j.Writer()])
+		}
+		lost := at[j.Writer()] < n+1
+		if cut := int64(len(damaged)) - int64(len(c.names[path].data)); (start.Detail != "") != (cut > 0) || lost && cut == 0 && len(damaged) == len(whole) {
+			t.Fatalf("%s: %d records left, %d bytes cut, the start record says %q", what, at[j.Writer()], cut, start.Detail)
+		}
+	}
+	recovered := 0
+	for i := range whole {
+		reopened(t, whole[:i], fmt.Sprintf("cut to %d bytes", i))
+		for _, bit := range []byte{0x01, 0x80, 0xff} {
+			flipped := append([]byte(nil), whole...)
+			flipped[i] ^= bit
+			reopened(t, flipped, fmt.Sprintf("byte %d flipped by %#x", i, bit))
+		}
+		recovered++
+	}
+	if recovered != len(whole) || len(whole) < 1000 {
+		t.Errorf("%d bytes tried of %d", recovered, len(whole))
+	}
+}
+
+func TestATornTailIsSetAside(t *testing.T) {
+	d := newSimDisk(1)
+	j := open(t, Config{Dir: simDir, disk: d})
+	appendN(t, j, 3)
+	closed(t, j)
+	for path, whole := range d.segmentsOf(j.Writer()) {
+		d.set(path, append(whole, "half a frame"...))
+	}
+	next := open(t, Config{Dir: simDir, disk: d})
+	closed(t, next)
+	for path := range d.segmentsOf(j.Writer()) {
+		d.mu.Lock()
+		var kept string
+		for name, f := range d.names {
+			if strings.HasPrefix(name, path+".torn-") {
+				kept = string(f.data)
+			}
+		}
+		d.mu.Unlock()
+		if kept != "half a frame" {
+			t.Errorf("set aside %q, want %q", kept, "half a frame")
+		}
+	}
+	if report, err := verify(d, simDir, nil); err != nil || !report.Sound() {
+		t.Errorf("Verify = %+v, %v; want sound", report, err)
+	}
+}
+
+func TestDamageInAnOlderSegmentIsFound(t *testing.T) {
+	d := newSimDisk(1)
+	j := open(t, Config{Dir: simDir, SegmentBytes: 1, State: newTally(), disk: d})
+	for range 4 {
+		if err := j.Wait(t.Context(), appendN(t, j, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closed(t, j)
+	names, err := segments(d, filepath.Join(simDir, j.Writer()))
+	if err != nil || len(names) < 3 {
+		t.Fatalf("%d segments, %v", len(names), err)
+	}
+	path := filepath.Join(simDir, j.Writer(), names[1])
+	for what, damage := range map[string]func(*simDisk, []byte){
+		"flipped": func(c *simDisk, b []byte) { b[len(b)-20] ^= 1; c.set(path, b) },
+		"cut":     func(c *simDisk, b []byte) { c.set(path, b[:len(b)-8]) },
+		"gone":    func(c *simDisk, _ []byte) { delete(c.names, path) },
+	} {
+		c := d.clone()
+		damage(c, d.segmentsOf(j.Writer())[path])
+		var problem error
+		for _, err := range read(c, simDir) {
+			problem = errors.Join(problem, err)
+		}
+		if _, ok := errors.AsType[*CorruptError](problem); !ok {
+			t.Errorf("Read with a segment %s = %v, want a *CorruptError", what, problem)
+		}
+		if report, err := verify(c, simDir, nil); err != nil || report.Sound() {
+			t.Errorf("Verify with a segment %s = %+v, %v; want it found", what, report, err)
+		}
+	}
+}
+
+const childEnv = "AIRGATE_TEST_JOURNAL_CHILD"
+
+// child appends until it is killed and says what was acknowledged.
+func child(dir string) {
+	ctx := context.Background()
+	durability := Disk
+	if strings.HasSuffix(dir, "process") {
+		durability = Process
+	}
+	j, err := Open(ctx, Config{Dir: dir, Replica: "a", Exclusive: true, SegmentBytes: 20_000, State: newTally(), Durability: durability})
+	if err != nil {
+		panic(err)
+	}
+	out := make(chan string)
+	for w := range 4 {
+		go func() {
+			for i := 0; ; i++ {
+				r := record.Record{Type: record.Admin, Detail: fmt.Sprintf("%s/%d/%d", j.Writer(), w, i)}
+				p, err := j.Append(&r)
+				if err == nil {
+					err = j.Wait(ctx, p)
+				}
+				if err != nil {
+					panic(err)
+				}
+				out <- r.Detail
+			}
+		}()
+	}
+	for s := range out {
+		_, _ = os.Stdout.WriteString(s + "\n")
+	}
+}
+
+func TestKillNineLosesNothingAcknowledged(t *testing.T) {
+	for _, level := range []string{"disk", "process"} {
+		dir := filepath.Join(t.TempDir(), level)
+		acked := map[string]bool{}
+		for round := range 10 {
+			cmd := exec.CommandContext(t.Context(), os.Args[0])
+			cmd.Env = append(os.Environ(), childEnv+"="+dir)
+			cmd.Stderr = os.Stderr
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(out)
+			time.AfterFunc(time.Duration(40+10*round)*time.Millisecond, func() { _ = cmd.Process.Kill() })
+			for lines.Scan() {
+				acked[lines.Text()] = true
+			}
+			_ = cmd.Wait() // killed
+		}
+		state := newTally()
+		j := open(t, Config{Dir: dir, Exclusive: true, State: state})
+		closed(t, j)
+		there := details(t, osDisk{}, dir)
+		for detail := range acked {
+			if !there[detail] {
+				t.Errorf("%s: %s was acknowledged and is lost", level, detail)
+			}
+		}
+		if err := state.check(heads(t, osDisk{}, dir)); err != nil {
+			t.Error(err)
+		}
+		if report, err := Verify(dir, nil); err != nil || !report.Sound() {
+			t.Errorf("Verify = %+v, %v; want sound", report, err)
+		}
+		if len(acked) < 100 {
+			t.Errorf("%s: only %d records were acknowledged", level, len(acked))
+		}
+	}
+}
+
+// Any bytes behind a segment's beginning: Open recovers or refuses with a
+// *CorruptError, and what it has recovered can be read.
+func FuzzRecover(f *testing.F) {
+	d := newSimDisk(1)
+	j, err := Open(context.Background(), Config{Dir: simDir, Replica: "a", disk: d})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for range 3 {
+		if _, err := j.Append(&record.Record{Type: record.Admin, Detail: "seed"}); err != nil {
+			f.Fatal(err)
+		}
+	}
+	if err := j.Close(); err != nil {
+		f.Fatal(err)
+	}
+	var path string
+	var whole []byte
+	for path, whole = range d.segmentsOf(j.Writer()) {
+	}
+	f.Add(uint16(0), []byte{})
+	f.Add(uint16(len(whole)), []byte("behind the end"))
+	f.Add(uint16(len(whole)-16), []byte{})
+	f.Add(uint16(200), whole[200:])
+	f.Add(uint16(100), whole[100:300])
+	f.Fuzz(func(t *testing.T, at uint16, tail []byte) {
+		c := d.clone()
+		c.set(path, append(append([]byte(nil), whole[:min(int(at), len(whole))]...), tail...))
+		state := newTally()
+		next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", State: nil, disk: c})
+		if err != nil {
+			if _, ok := errors.AsType[*CorruptError](err); !ok {
+				t.Fatalf("Open = %v, want a *CorruptError", err)
+			}
+			return
+		}
+		closed(t, next)
+		for r, err := range read(c, simDir) {
+			if err != nil {
+				if _, ok := errors.AsType[*CorruptError](err); !ok {
+					t.Fatalf("Read = %v, want a *CorruptError", err)
+				}
+				return
+			}
+			state.Apply(&r)
+		}
+		if state.err != nil {
+			t.Fatal(state.err)
+		}
+	})
+}

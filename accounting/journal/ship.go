@@ -1,0 +1,179 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"airgate/accounting/record"
+	"airgate/accounting/sink"
+)
+
+const (
+	shipBatch  = 1024
+	shipPause  = 50 * time.Millisecond // between batches that were not full: a sink's commit costs it a sync
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// DivergedError says that a sink holds another book than the journal for a
+// writer: another record, or more of them than are here. Nothing more of that
+// writer is shipped to it.
+type DivergedError struct {
+	Sink string
+	Head record.Head // in the sink
+	Last uint64      // the newest record here
+}
+
+func (e *DivergedError) Error() string {
+	if e.Last < e.Head.Seq {
+		return fmt.Sprintf("sink %s has record %d of %s, the journal ends at %d: records were lost here and are kept there", e.Sink, e.Head.Seq, e.Head.Writer, e.Last)
+	}
+	return fmt.Sprintf("sink %s has another record %d of %s than the journal: one of them was changed; airgate audit verify says more", e.Sink, e.Head.Seq, e.Head.Writer)
+}
+
+// Ship sends every durable record, of the adopted writers first, then its own,
+// to the sink s, named name in metrics and logs, beginning behind what the sink
+// has. It tries again, ever more slowly, while the sink fails. It returns nil
+// once the journal is closed and all is shipped, ctx's error, or
+// *DivergedError or *CorruptError where its own records cannot be shipped; an
+// adopted writer that cannot is logged and passed over. Run it in a goroutine
+// of its own, one for each sink.
+func (j *Journal) Ship(ctx context.Context, name string, s sink.Sink) error {
+	sh := &shipper{j: j, sink: s, name: name, lag: j.metrics.sink(name), log: j.log.With(slog.String("sink", name))}
+	sh.lag.behind(j.opened)
+	for i := range j.adopted {
+		h := &j.adopted[i]
+		err := sh.writer(ctx, h.dir, h.head.Writer, h.oldest, func(_ context.Context, next uint64) (uint64, error) {
+			if next > h.head.Seq {
+				return h.head.Seq, io.EOF
+			}
+			return h.head.Seq, nil
+		})
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("ship: %w", ctx.Err())
+		case err != nil:
+			sh.log.Error("an earlier writer's records cannot be shipped", slog.String("writer", h.head.Writer), slog.Any("error", err))
+		}
+	}
+	if err := sh.writer(ctx, j.dir, j.writer, 1, j.shippable); err != nil {
+		return fmt.Errorf("ship: %w", err)
+	}
+	return nil
+}
+
+// Shipped returns once every sink that Ship was called for has all records
+// that are durable now, or with ctx's error.
+func (j *Journal) Shipped(ctx context.Context) error {
+	j.mu.Lock()
+	all := j.durable
+	j.mu.Unlock()
+	for !j.metrics.shipped(all) {
+		if err := pause(ctx, shipPause/10); err != nil {
+			return fmt.Errorf("ship: %w", err)
+		}
+	}
+	return nil
+}
+
+// shippable waits until the own record next is durable, and returns the last
+// one that is; io.EOF means that there will be no more.
+func (j *Journal) shippable(ctx context.Context, next uint64) (uint64, error) {
+	err := j.wait(ctx, next)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if errors.Is(err, ErrUnavailable) {
+		err = io.EOF
+	}
+	return j.durable, err
+}
+
+// shipper is one call of Ship.
+type shipper struct {
+	j    *Journal
+	sink sink.Sink
+	name string
+	lag  *lag
+	log  *slog.Logger
+}
+
+// writer ships one writer's records. until tells how far it may go.
+func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64, until func(context.Context, uint64) (uint64, error)) (err error) {
+	var head record.Head
+	if err := s.try(ctx, func() (err error) {
+		head, err = s.sink.Head(ctx, writer)
+		return err
+	}); err != nil {
+		return err
+	}
+	// Reading begins at the sink's last record, to see that it is the same.
+	r := newReader(s.j.disk, dir, writer, max(head.Seq, oldest))
+	defer func() { err = errors.Join(err, r.close()) }()
+	batch := make([]record.Record, 0, shipBatch)
+	var last uint64
+	for {
+		if r.next > last {
+			s.lag.none()
+		}
+		last, err = until(ctx, max(r.next, head.Seq+1))
+		if last < head.Seq {
+			return &DivergedError{Sink: s.name, Head: head, Last: last}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for batch = batch[:0]; len(batch) < shipBatch && r.next <= last; {
+			rec, err := r.record()
+			if err != nil {
+				return unexpected(err)
+			}
+			if rec.Seq > head.Seq {
+				batch = append(batch, rec)
+			} else if r.sum != head.Hash {
+				return &DivergedError{Sink: s.name, Head: head, Last: last}
+			}
+		}
+		if len(batch) == 0 {
+			continue
+		}
+		s.lag.behind(batch[0].Time)
+		if err := s.try(ctx, func() error { return s.sink.Write(ctx, batch) }); err != nil {
+			return err
+		}
+		if writer == s.j.writer {
+			s.lag.sent(batch[len(batch)-1].Seq)
+		}
+		if len(batch) < shipBatch {
+			s.lag.none()
+			if err := pause(ctx, shipPause); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// try calls do until it succeeds or ctx ends.
+func (s *shipper) try(ctx context.Context, do func() error) error {
+	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		wait := wait/2 + rand.N(wait/2) //nolint:gosec // not a secret
+		s.log.Warn("the sink failed: the records stay in the journal and are sent again", slog.Any("error", err), slog.Duration("after", wait))
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,291 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"airgate/accounting/record"
+	"airgate/accounting/sink"
+	"airgate/accounting/sink/sqlite"
+)
+
+// memory is a sink that can be told to fail.
+type memory struct {
+	mu    sync.Mutex
+	books map[string][]record.Record // :: writer → records
+	fail  int                        // so many writes; half of them after storing
+	calls int
+}
+
+func (m *memory) Write(_ context.Context, batch []record.Record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls++
+	failing := m.fail > 0
+	if failing {
+		m.fail--
+	}
+	if failing && m.fail%2 == 0 {
+		return errFault
+	}
+	for _, r := range batch {
+		switch book := m.books[r.Writer]; {
+		case r.Seq <= uint64(len(book)):
+		case r.Seq == uint64(len(book))+1:
+			m.books[r.Writer] = append(book, r)
+		default:
+			return sink.ErrGap
+		}
+	}
+	if failing {
+		return errFault // it was stored, and the answer was lost
+	}
+	return nil
+}
+
+func (m *memory) Head(_ context.Context, writer string) (record.Head, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	book := m.books[writer]
+	if len(book) == 0 {
+		return record.Head{}, nil
+	}
+	return headOf(book[len(book)-1]), nil
+}
+
+func (m *memory) Close() error { return nil }
+
+func (m *memory) len(writer string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.books[writer])
+}
+
+// shipping runs Ship and returns what ends it.
+func shipping(t *testing.T, j *Journal, s sink.Sink) (wait func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- j.Ship(ctx, "local", s) }()
+	t.Cleanup(cancel)
+	for { // Shipped knows the sink from now on
+		j.metrics.mu.Lock()
+		n := len(j.metrics.sinks)
+		j.metrics.mu.Unlock()
+		if n > 0 {
+			return func() error { return <-done }
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func shipped(t *testing.T, j *Journal) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := j.Shipped(ctx); err != nil {
+		t.Fatalf("Shipped: %v", err)
+	}
+}
+
+func TestShipSendsAllOfEveryWriterOnce(t *testing.T) {
+	d := newSimDisk(1)
+	m := &memory{books: map[string][]record.Record{}}
+	var writers []string
+	for range 3 { // only the last one ships
+		j := open(t, Config{Dir: simDir, SegmentBytes: 3000, disk: d})
+		appendN(t, j, 20)
+		writers = append(writers, j.Writer())
+		closed(t, j)
+	}
+	j := open(t, Config{Dir: simDir, SegmentBytes: 3000, disk: d})
+	writers = append(writers, j.Writer())
+	appendN(t, j, 10)
+	m.fail = 3
+	wait := shipping(t, j, m)
+	appendN(t, j, 10)
+	closed(t, j)
+	if err := wait(); err != nil {
+		t.Errorf("Ship after Close = %v, want nil", err)
+	}
+	for _, w := range writers {
+		if got := m.len(w); got != 21 {
+			t.Errorf("the sink has %d records of %s, want 21", got, w)
+		}
+	}
+	want := map[string]uint64{}
+	for r, err := range read(d, simDir) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.books[r.Writer][r.Seq-1]; headOf(got) != headOf(r) {
+			t.Errorf("record %d of %s differs in the sink", r.Seq, r.Writer)
+		}
+		want[r.Writer]++
+	}
+}
+
+func TestShipResumesBehindTheSinksHead(t *testing.T) {
+	d := newSimDisk(1)
+	m := &memory{books: map[string][]record.Record{}}
+	a := open(t, Config{Dir: simDir, disk: d})
+	wait := shipping(t, a, m)
+	appendN(t, a, 5)
+	shipped(t, a)
+	if got := m.len(a.Writer()); got < 1 {
+		t.Fatalf("the sink has %d records", got)
+	}
+	m.mu.Lock()
+	m.books[a.Writer()] = m.books[a.Writer()][:1] // as if it had come no further
+	m.mu.Unlock()
+	closed(t, a)
+	_ = wait()
+	b := open(t, Config{Dir: simDir, disk: d})
+	wait = shipping(t, b, m)
+	shipped(t, b)
+	if got := m.len(a.Writer()); got != 6 {
+		t.Errorf("the sink has %d records of the writer before, want 6", got)
+	}
+	closed(t, b)
+	if err := wait(); err != nil {
+		t.Errorf("Ship = %v, want nil", err)
+	}
+}
+
+func TestOnlyDurableRecordsAreShipped(t *testing.T) {
+	d := newSimDisk(1)
+	j := open(t, Config{Dir: simDir, disk: d, Durability: Process})
+	m := &memory{books: map[string][]record.Record{}}
+	wait := shipping(t, j, m)
+	shipped(t, j)
+	hold := make(chan struct{})
+	d.mu.Lock()
+	d.fault = func(op, _ string) error {
+		if op == "sync" {
+			d.mu.Unlock()
+			<-hold
+			d.mu.Lock()
+		}
+		return nil
+	}
+	d.mu.Unlock()
+	appendN(t, j, 3)
+	time.Sleep(2 * shipPause)
+	if got := m.len(j.Writer()); got != 1 {
+		t.Errorf("the sink has %d records, want the 1 that is durable", got)
+	}
+	close(hold)
+	closed(t, j)
+	if err := wait(); err != nil || m.len(j.Writer()) != 4 {
+		t.Errorf("Ship = %v with %d records, want nil and 4", err, m.len(j.Writer()))
+	}
+}
+
+func TestASinkWithAnotherHistoryIsNotWritten(t *testing.T) {
+	for name, change := range map[string]func([]record.Record) []record.Record{
+		"another record": func(b []record.Record) []record.Record { b[2].Detail = "harmless"; return b[:3] },
+		"more records":   func(b []record.Record) []record.Record { return append(b, b[len(b)-1]) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, first, _, all := book(t, 5)
+			if name == "more records" {
+				all = append(all, record.Record{Type: record.Admin, Seq: 6, Writer: first})
+			}
+			m := &memory{books: map[string][]record.Record{first: change(slices.Clone(all))}}
+			var log strings.Builder
+			j := open(t, Config{Dir: simDir, disk: d, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			wait := shipping(t, j, m)
+			shipped(t, j) // its own records are not held up
+			closed(t, j)
+			if err := wait(); err != nil {
+				t.Errorf("Ship = %v, want nil", err)
+			}
+			if m.len(j.Writer()) != 1 || !strings.Contains(log.String(), "an earlier writer's records cannot be shipped") {
+				t.Errorf("the sink has %d own records, the log says\n%s", m.len(j.Writer()), log.String())
+			}
+		})
+	}
+}
+
+func TestShipEndsWithItsContext(t *testing.T) {
+	j := open(t, Config{Dir: simDir, disk: newSimDisk(1)})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := j.Ship(ctx, "local", &memory{books: map[string][]record.Record{}, fail: 1000}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Ship = %v, want %v", err, context.Canceled)
+	}
+	closed(t, j)
+}
+
+func TestLagIsSeenWhileASinkIsDown(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	j := open(t, Config{Dir: simDir, disk: newSimDisk(1), Registerer: registry})
+	m := &memory{books: map[string][]record.Record{}, fail: 1 << 30}
+	lag := func() float64 {
+		all, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			if f.GetName() == "airgate_sink_lag_seconds" {
+				return f.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+		return -1
+	}
+	wait := shipping(t, j, m)
+	for lag() <= 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if n := testutil.CollectAndCount(j.metrics, "airgate_journal_unshipped_age_seconds", "airgate_sink_lag_seconds"); n != 2 {
+		t.Errorf("%d lag figures, want 2", n)
+	}
+	m.mu.Lock()
+	m.fail = 0
+	m.mu.Unlock()
+	shipped(t, j)
+	for lag() != 0 {
+		time.Sleep(time.Millisecond)
+	}
+	closed(t, j)
+	if err := wait(); err != nil {
+		t.Errorf("Ship = %v, want nil", err)
+	}
+}
+
+// The whole way: journal, sink, and the sink's heads as anchors.
+func TestTheSinkAnchorsTheJournal(t *testing.T) {
+	dir := t.TempDir()
+	s, err := sqlite.Open(t.Context(), filepath.Join(dir, "usage.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := open(t, Config{Dir: filepath.Join(dir, "journal")})
+	wait := shipping(t, j, s)
+	appendN(t, j, 50)
+	closed(t, j)
+	if err := wait(); err != nil {
+		t.Fatalf("Ship: %v", err)
+	}
+	heads, err := s.Heads(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := Verify(filepath.Join(dir, "journal"), heads)
+	if err != nil || !report.Sound() || len(report.Writers) != 1 || report.Writers[0].Anchored != 51 {
+		t.Errorf("Verify = %+v, %v; want one writer, anchored to 51", report, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,295 @@
+package accounting
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"airgate/accounting/money"
+	"airgate/accounting/quota"
+)
+
+// Config configures a Ledger.
+type Config struct {
+	Store   quota.Store
+	Replica string // replica.incarnation: never the same again after a restart
+
+	// Shared says that other processes use Store too. Then a call that finds
+	// too little in hand asks the store for what it lacks. Alone, the ledger
+	// takes whole limits into its hand, and usual calls never reach the store.
+	Shared bool
+
+	Registerer prometheus.Registerer // nil = metrics are not registered
+	Log        *slog.Logger          // nil = no log
+}
+
+// Ledger books calls on accounts: it holds a call's worst case on every limit
+// that matches, all or none, and settles it exactly once. It is safe for
+// concurrent use. It takes one account's lock at a time and never calls the
+// store under it, so that no order of accounts can end in a deadlock.
+//
+// The sum that never passes a limit is what the store has settled and
+// escrowed; what a Ledger has in hand is a part of the latter, and it spends
+// nothing else. Safety does not depend on a clock: a window that ended keeps
+// its own account, and a call settles in the window it was admitted in.
+type Ledger struct {
+	store   quota.Store
+	replica string
+	shared  bool
+	log     *slog.Logger
+	metrics *metrics
+	down    atomic.Bool // the last store call failed
+
+	mu    sync.Mutex
+	sets  map[string]*accountSet // :: group.key → accounts
+	table *Table                 // the last one applied
+}
+
+// New returns a Ledger that has no accounts yet.
+func New(c Config) (*Ledger, error) {
+	if c.Store == nil || c.Replica == "" {
+		return nil, errors.New("new ledger: Config needs Store and Replica")
+	}
+	l := &Ledger{
+		store:   c.Store,
+		replica: c.Replica,
+		shared:  c.Shared,
+		log:     c.Log,
+		metrics: newMetrics(),
+		sets:    make(map[string]*accountSet),
+	}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	if c.Registerer != nil {
+		if err := l.metrics.register(c.Registerer, l); err != nil {
+			return nil, fmt.Errorf("new ledger: %w", err)
+		}
+	}
+	return l, nil
+}
+
+// Apply makes t usable: it gives each limit the accounts of its identity,
+// which keep what was used under earlier tables. It is called before t is
+// published, on load and on each reload; calls that began under an earlier
+// table may go on under that. A Table belongs to the Ledger that applied it.
+func (l *Ledger) Apply(t *Table, now time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.ledger != nil && t.ledger != l {
+		return errors.New("apply limits: the table belongs to another ledger")
+	}
+	if t.ledger == l {
+		l.table = t
+		return nil
+	}
+	t.ledger = l
+	// Replicas that load the same change count its versions alike, as far as
+	// their clocks agree. Milliseconds stay below 2^53.
+	t.version = uint64(max(now.UnixMilli(), 1))
+	if l.table != nil {
+		t.version = max(t.version, l.table.version+1)
+	}
+	for _, layer := range t.layers() {
+		for _, g := range layer.groups {
+			set := l.sets[g.key]
+			if set == nil {
+				set = newAccountSet(g)
+				l.sets[g.key] = set
+			}
+			g.set = set
+			set.mu.Lock()
+			set.max = g.max
+			set.sweepLocked(now.UnixNano())
+			set.mu.Unlock()
+		}
+	}
+	l.table = t
+	return nil
+}
+
+// Restore tells the store what earlier incarnations of this process spent,
+// from their records: what was settled, and the whole worst case of each call
+// that was not. It is for a store that forgets when the process ends, and is
+// called once, after Apply and before the first call. Windows that are not
+// remembered any more are left out.
+func (l *Ledger) Restore(b *Balances, now time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.table == nil {
+		return errors.New("restore balances: apply a table first")
+	}
+	charged := b.charged()
+	for _, text := range slices.Sorted(maps.Keys(charged)) {
+		amount := charged[text]
+		if amount <= 0 {
+			continue
+		}
+		aw, err := parseAccountWindow(text)
+		if err != nil {
+			return fmt.Errorf("restore balances: %w", err)
+		}
+		w := newWindow(aw.account, aw.window)
+		if !w.expire.IsZero() && !now.Before(w.expire) {
+			continue
+		}
+		if _, err := l.store.Sync(context.Background(), quota.Sync{
+			Key:     w.key,
+			Replica: l.replica + "/journal",
+			Seq:     1,
+			Seen:    int64(amount),
+			Spent:   int64(amount),
+			Now:     now,
+			Expire:  w.expire,
+		}); err != nil {
+			return fmt.Errorf("restore balances: account %q: %w", text, err)
+		}
+		if set := l.sets[aw.identity]; set != nil && w.start <= now.UnixNano() && now.UnixNano() < w.end {
+			if err := l.reopen(set, &aw, now.UnixNano()); err != nil {
+				return fmt.Errorf("restore balances: account %q: %w", text, err)
+			}
+		}
+	}
+	return nil
+}
+
+// reopen opens the account of aw, so that it is listed before its next call.
+func (l *Ledger) reopen(set *accountSet, aw *accountWindow, now int64) error {
+	var a *account
+	if aw.other {
+		set.mu.Lock()
+		a = set.otherLocked()
+		set.mu.Unlock()
+	} else {
+		a = set.account(&aw.subject, now)
+	}
+	w, _ := a.openWindow(&aw.subject, now)
+	if w == nil {
+		return nil // dropped meanwhile: its next call opens it
+	}
+	a.mu.Lock()
+	a.partial = true
+	a.mu.Unlock()
+	w.syncing.Lock()
+	defer w.syncing.Unlock()
+	_, err := l.sync(a, w, syncTerms{}, 0, now)
+	return err
+}
+
+// syncTerms is what a sync tells the store of the limit.
+type syncTerms struct {
+	limit   int64
+	version uint64
+}
+
+// sync reports a window to the store and asks for what is lacking to hold
+// need. It returns how much more was granted. w.syncing is held.
+func (l *Ledger) sync(a *account, w *window, t syncTerms, need, now int64) (granted int64, err error) {
+	a.mu.Lock()
+	w.seq++
+	s := quota.Sync{
+		Key:     w.key,
+		Replica: l.replica,
+		Seq:     w.seq,
+		Seen:    w.granted,
+		Spent:   w.spent,
+		Limit:   t.limit,
+		Version: t.version,
+		Now:     time.Unix(0, now),
+		Expire:  w.expire,
+	}
+	if lacking := need - w.inHand(); need > 0 && lacking > 0 {
+		s.Need, s.Want = lacking, lacking
+		if !l.shared {
+			s.Want = maxAmount
+		}
+	}
+	a.mu.Unlock()
+
+	st, err := l.store.Sync(context.Background(), s)
+	if l.down.Swap(err != nil) != (err != nil) {
+		if err != nil {
+			l.log.Error("quota store does not answer", "error", err)
+		} else {
+			l.log.Info("quota store answers again")
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	granted = max(0, st.Granted-s.Seen)
+	w.granted += granted
+	w.reported = s.Spent
+	w.settled = st.Settled
+	w.others = max(0, st.Escrowed-(st.Granted-s.Spent))
+	return granted, nil
+}
+
+// Budget is one account of one budget, in its window.
+type Budget struct {
+	Name        string
+	Account     string // as in records, the window included
+	Scope       string // for people: "team=search, key=k7Qm2xT9aB4c", "all"
+	Owner       string
+	Mode        Mode
+	Limit       money.NanoUSD
+	Spent       money.NanoUSD
+	Reserved    money.NanoUSD // held by calls in flight
+	WindowStart time.Time     // zero for total, as is Reset
+	Reset       time.Time
+	Overridden  bool // Limit is an override's
+
+	labels string // Account without its window, for metrics; "" if it has callers' words in it
+}
+
+// Budgets returns every account of every budget of the last applied table, in
+// the order of the configuration, then by account. Accounts that are split by
+// values appear with their first call.
+func (l *Ledger) Budgets(now time.Time) []Budget {
+	l.mu.Lock()
+	t := l.table
+	l.mu.Unlock()
+	if t == nil {
+		return nil
+	}
+	var list []Budget
+	for _, g := range t.budgets.groups {
+		accounts := g.set.all()
+		slices.SortFunc(accounts, func(a, b *account) int { return strings.Compare(a.text, b.text) })
+		public := !slices.Contains(g.id.each, User) && !slices.Contains(g.id.each, Session)
+		for _, m := range g.members {
+			for _, a := range accounts {
+				b := Budget{Name: m.Name, Scope: g.id.scope(a.text), Owner: m.Owner, Mode: m.Mode}
+				if public {
+					b.labels = a.text
+				}
+				a.mu.Lock()
+				w := a.windowLocked(now.UnixNano())
+				if w == nil && a == g.set.only {
+					w, _ = l.windowLocked(a, &a.subject, now.UnixNano()) // what is known will do
+				}
+				if w == nil { // no call in it yet
+					w = newWindow(a.text, g.window.At(now, g.zone))
+				}
+				terms := m.termsOf(a, &a.subject)
+				b.Spent, b.Reserved = money.NanoUSD(w.used()), money.NanoUSD(w.reserved())
+				a.mu.Unlock()
+				b.Account, b.WindowStart, b.Reset = w.text, w.opens, w.reset
+				b.Limit, b.Overridden = money.NanoUSD(terms.amount), terms.overridden
+				list = append(list, b)
+			}
+		}
+	}
+	return list
+}

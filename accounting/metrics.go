@@ -1,0 +1,113 @@
+package accounting
+
+import (
+	"cmp"
+	"errors"
+	"math/bits"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"airgate/accounting/money"
+)
+
+// exported is how many budget accounts are in the metrics: those used most.
+const exported = 100
+
+// metrics are what the ledger counts. Labels come from the configuration only.
+type metrics struct {
+	denials   *prometheus.CounterVec
+	overdraft *prometheus.CounterVec
+}
+
+func newMetrics() *metrics {
+	return &metrics{
+		denials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "airgate_denials_total",
+			Help: "Calls that a limit or budget refused (mode enforce) or would have refused (mode shadow). limit is unbudgeted where no enforced budget covers the call.",
+		}, []string{"team", "limit", "mode"}),
+		overdraft: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "airgate_overdraft_usd_total",
+			Help: "What calls cost beyond what was reserved for them, in USD.",
+		}, []string{"budget"}),
+	}
+}
+
+func (m *metrics) register(r prometheus.Registerer, l *Ledger) error {
+	return errors.Join(r.Register(m.denials), r.Register(m.overdraft), r.Register(newBudgetCollector(l)))
+}
+
+func (m *metrics) denied(s *Subject, limit string, mode Mode) {
+	m.denials.WithLabelValues(s.value(Team), limit, mode.String()).Inc()
+}
+
+func (m *metrics) overdrawn(budget string, by money.NanoUSD) {
+	m.overdraft.WithLabelValues(budget).Add(inUSD(by))
+}
+
+// inUSD is for charts. The records are the book.
+func inUSD(n money.NanoUSD) float64 { return float64(n) / float64(money.USD) }
+
+// budgetCollector reads the ledger's budgets at each scrape. Accounts that are
+// split by user or session are left out: their names are callers' words.
+type budgetCollector struct {
+	ledger                        *Ledger
+	limit, spent, reserved, reset *prometheus.Desc
+}
+
+func newBudgetCollector(l *Ledger) *budgetCollector {
+	account := []string{"budget", "account"}
+	return &budgetCollector{
+		ledger:   l,
+		limit:    prometheus.NewDesc("airgate_budget_limit_usd", "Limit of a budget account in its window.", account, nil),
+		spent:    prometheus.NewDesc("airgate_budget_spent_usd", "Spent by settled calls in the window.", account, nil),
+		reserved: prometheus.NewDesc("airgate_budget_reserved_usd", "Held by calls in flight.", account, nil),
+		reset:    prometheus.NewDesc("airgate_budget_reset_timestamp_seconds", "End of the budget's window.", []string{"budget"}, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *budgetCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.limit
+	ch <- c.spent
+	ch <- c.reserved
+	ch <- c.reset
+}
+
+// Collect implements prometheus.Collector.
+func (c *budgetCollector) Collect(ch chan<- prometheus.Metric) { c.collect(ch, time.Now()) } //nolint:forbidigo // a scrape is the only caller, and knows no time
+
+func (c *budgetCollector) collect(ch chan<- prometheus.Metric, now time.Time) {
+	budgets := c.ledger.Budgets(now)
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	last := ""
+	for _, b := range budgets {
+		if b.Name != last && !b.Reset.IsZero() {
+			gauge(c.reset, float64(b.Reset.Unix()), b.Name)
+		}
+		last = b.Name
+	}
+	budgets = slices.DeleteFunc(budgets, func(b Budget) bool { return b.labels == "" })
+	slices.SortStableFunc(budgets, byUse)
+	for _, b := range budgets[:min(exported, len(budgets))] {
+		gauge(c.limit, inUSD(b.Limit), b.Name, b.labels)
+		gauge(c.spent, inUSD(b.Spent), b.Name, b.labels)
+		gauge(c.reserved, inUSD(b.Reserved), b.Name, b.labels)
+	}
+}
+
+// byUse orders by the share of the limit that is spent or reserved, the
+// greatest first.
+func byUse(a, b Budget) int {
+	// a.used/a.limit against b.used/b.limit, multiplied out.
+	product := func(used, limit money.NanoUSD) (hi, lo uint64) {
+		return bits.Mul64(uint64(max(0, used)), uint64(max(0, limit)))
+	}
+	aHi, aLo := product(a.Spent+a.Reserved, b.Limit)
+	bHi, bLo := product(b.Spent+b.Reserved, a.Limit)
+	return cmp.Or(cmp.Compare(bHi, aHi), cmp.Compare(bLo, aLo), strings.Compare(a.Account, b.Account))
+}

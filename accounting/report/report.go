@@ -1,0 +1,171 @@
+// Package report answers: who used which model, for what purpose, at what
+// cost. It has the objects that the API shows and the command line prints, and
+// says what a sink must be able to tell to fill them.
+package report
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"airgate/accounting/money"
+	"airgate/accounting/record"
+	"airgate/accounting/usage"
+)
+
+// Dimension is a property that usage is split by.
+type Dimension string
+
+// The dimensions.
+const (
+	Team       Dimension = "team"
+	Key        Dimension = "key" // its name, else its id
+	Purpose    Dimension = "purpose"
+	Model      Dimension = "model"
+	Provider   Dimension = "provider"
+	User       Dimension = "user"
+	Class      Dimension = "class"
+	CostCenter Dimension = "cost_center"
+	Day        Dimension = "day" // of the admission, UTC, as 2026-11-03
+)
+
+// Dimensions are all dimensions, in the order that help texts list them.
+func Dimensions() []Dimension {
+	return []Dimension{Team, Key, Purpose, Model, Provider, User, Class, CostCenter, Day}
+}
+
+// ParseDimensions reads a list such as "team,model". An empty list is one row
+// for everything.
+func ParseDimensions(s string) ([]Dimension, error) {
+	by := []Dimension{}
+	if s == "" {
+		return by, nil
+	}
+	for name := range strings.SplitSeq(s, ",") {
+		d := Dimension(strings.TrimSpace(name))
+		if !slices.Contains(Dimensions(), d) {
+			return nil, fmt.Errorf("unknown dimension %q: use %s", d, list(Dimensions()))
+		}
+		if slices.Contains(by, d) {
+			return nil, fmt.Errorf("dimension %q is given twice", d)
+		}
+		by = append(by, d)
+	}
+	return by, nil
+}
+
+func list[T ~string](all []T) string {
+	names := make([]string, len(all))
+	for i, v := range all {
+		names[i] = string(v)
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
+}
+
+// Errors of a Source.
+var (
+	ErrNotFound  = errors.New("no such request")
+	ErrBadCursor = errors.New("the cursor is not one that an earlier answer gave as next")
+)
+
+// UsageQuery asks for what was used by calls admitted in [From, To), split by
+// dimensions. A zero time is no bound.
+type UsageQuery struct {
+	By       []Dimension
+	From, To time.Time
+}
+
+// UsageRow is one combination of values of the query's dimensions.
+type UsageRow struct {
+	Values   []string // one per dimension; "" = none
+	Requests int64    // that ended, with or without money; denials are not usage
+	Cost     money.NanoUSD
+	HasCost  bool // false = no call of the row has a known cost
+	Tokens   usage.Tokens
+}
+
+// Usage answers a UsageQuery. From and To are what it really covers: a source
+// may widen the query's to whole quarters of an hour, which every time zone's
+// midnight falls on.
+type Usage struct {
+	From, To time.Time
+	By       []Dimension
+	Rows     []UsageRow // sorted by Values
+}
+
+// Requests is one page of requests, newest first.
+type Requests struct {
+	Requests []Request
+	Next     string // cursor of the page after it; "" = this is the last
+}
+
+// Denials are records of type deny, newest first; those of strangers have a
+// count.
+type Denials struct{ Denials []record.Record }
+
+// Audit is what operators and writers did: records of type admin, start and
+// adjust, newest first.
+type Audit struct{ Audit []record.Record }
+
+// Source is a sink that can be asked. Its methods are safe for concurrent use.
+type Source interface {
+	Usage(ctx context.Context, q UsageQuery) (Usage, error)
+	// Requests returns at most limit requests older than the cursor before;
+	// "" = from the newest.
+	Requests(ctx context.Context, limit int, before string) (Requests, error)
+	// Request returns ErrNotFound for an id that the source does not have.
+	Request(ctx context.Context, id string) (Request, error)
+	Denials(ctx context.Context, limit int) (Denials, error)
+	Audit(ctx context.Context, limit int) (Audit, error)
+}
+
+// Request is all that is known of one request: its intent and its settlement
+// merged and its adjustments added, or its denial. It is open while there is
+// an intent only; then it has no class.
+//
+// Type, Class and what was measured are those of the last record. Seq, Writer,
+// Prev and Time are those of the first: Time is the admission.
+type Request struct{ record.Record }
+
+// Merge makes a Request of the records of one request id, in any order.
+func Merge(records []record.Record) Request {
+	rank := func(t record.Type) int {
+		return slices.Index([]record.Type{record.Intent, record.Deny, record.Settle, record.Adjust}, t)
+	}
+	records = slices.Clone(records)
+	slices.SortStableFunc(records, func(a, b record.Record) int { return rank(a.Type) - rank(b.Type) })
+	var merged Request
+	for i := range records {
+		if i == 0 {
+			merged.Record = records[0]
+			continue
+		}
+		merged.add(&records[i])
+	}
+	return merged
+}
+
+// add lays what r knows over what is known already.
+func (m *Request) add(r *record.Record) {
+	if r.Type == record.Adjust {
+		m.Cost, m.HasCost = m.Cost+r.Cost, m.HasCost || r.HasCost
+		m.Tokens.Add(&r.Tokens)
+		m.HasTokens = m.HasTokens || r.HasTokens
+		return
+	}
+	for f := range record.Fields() {
+		switch f.Name {
+		case "seq", "writer", "prev", "time":
+		default:
+			if err := f.SetValue(&m.Record, f.Value(r)); err != nil {
+				panic("report: " + err.Error()) // a field does not take its own value
+			}
+		}
+	}
+}
+
+// Open reports whether the request has not ended.
+func (m *Request) Open() bool { return m.Type == record.Intent }

@@ -1,0 +1,397 @@
+package accounting
+
+import (
+	"math"
+	"time"
+
+	"airgate/accounting/money"
+)
+
+// busyRetry is when it is worth asking again for what calls in flight hold:
+// most of them end within seconds.
+const busyRetry = time.Second
+
+// Enter takes what needs only the key and its team, before the body is known:
+// requests and permits. It opens h, which must not be open. nil means taken;
+// on a refusal nothing is kept and h is ended. t is the call's own table for
+// its whole life, applied before.
+func (l *Ledger) Enter(h *Hold, t *Table, s *Subject, now time.Time) *Refusal {
+	if h.open {
+		panic("accounting: Enter on an open Hold")
+	}
+	h.begin()
+	return l.takeAll(h, t, &t.enter, s, Need{}, now.UnixNano())
+}
+
+// Reserve holds n on all remaining limits and on all budgets that match s, all
+// or none. It follows Enter, or opens h itself. On a refusal everything that h
+// has, Enter's too, is given back and h is ended.
+func (l *Ledger) Reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) *Refusal {
+	if h.reserved && h.open {
+		panic("accounting: Reserve twice on a Hold")
+	}
+	if n.USD < 0 || n.USD > maxAmount || n.Tokens < 0 || n.Tokens > maxAmount {
+		panic("accounting: Need is out of range")
+	}
+	if !h.open {
+		h.begin()
+	}
+	h.reserved, h.need = true, n
+	at := now.UnixNano()
+	if r := l.takeAll(h, t, &t.limits, s, n, at); r != nil {
+		return r
+	}
+	first := h.n
+	if r := l.takeAll(h, t, &t.budgets, s, n, at); r != nil {
+		return r
+	}
+	if t.rules.AllowUnbudgeted {
+		return nil
+	}
+	for i := first; i < h.n; i++ {
+		if h.at(i).member.Mode == Enforce {
+			return nil
+		}
+	}
+	l.metrics.denied(s, "unbudgeted", Enforce)
+	l.Release(h, now)
+	return &Refusal{Code: BudgetMissing, Needed: int64(n.USD)}
+}
+
+// takeAll takes n on every group of a layer that matches, or releases h.
+func (l *Ledger) takeAll(h *Hold, t *Table, layer *layer, s *Subject, n Need, now int64) *Refusal {
+	if t.ledger != l {
+		panic("accounting: the Table has not been applied to this Ledger")
+	}
+	var buf [16]int32
+	for _, i := range layer.index.appendMatching(buf[:0], s) {
+		g := layer.groups[i]
+		if r := l.take(h, t, g, s, g.need(n), now); r != nil {
+			l.metrics.denied(s, r.Limit.Name, Enforce)
+			l.end(h, Need{}, 0, now)
+			return r
+		}
+	}
+	return nil
+}
+
+func (g *group) need(n Need) int64 {
+	switch g.resource {
+	case USD:
+		return int64(n.USD)
+	case Tokens:
+		return int64(n.Tokens)
+	default:
+		return 1
+	}
+}
+
+// take takes need on one group's account.
+func (l *Ledger) take(h *Hold, t *Table, g *group, s *Subject, need, now int64) *Refusal {
+	first := h.n
+	for {
+		a := g.set.account(s, now)
+		for _, m := range g.members {
+			h.add(holdEntry{member: m, terms: m.termsOf(a, s), account: a, need: need})
+		}
+		var r *Refusal
+		var alive bool
+		switch {
+		case g.window != NoWindow:
+			r, alive = l.takeWindow(h, first, t, g, a, s, now)
+		case g.resource == Concurrent:
+			r, alive = takePermit(h, first, a)
+		default:
+			r, alive = takeRate(h.at(first), a, now)
+		}
+		if alive {
+			for i := first; i < h.n; i++ {
+				if e := h.at(i); e.over {
+					l.metrics.denied(s, e.member.Name, Shadow)
+				}
+			}
+			return r
+		}
+		h.truncate(first)
+	}
+}
+
+// takeRate takes from a bucket. A shadow rate books only what it would have
+// let through: what enforcing it would have refused puts nobody into debt.
+func takeRate(e *holdEntry, a *account, now int64) (r *Refusal, alive bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dead {
+		return nil, false
+	}
+	b := &e.terms.bucket
+	e.used = b.used(a.tat, now)
+	wait := b.take(&a.tat, e.need, now)
+	switch {
+	case wait == 0:
+		e.booked = true
+	case e.member.Mode == Shadow:
+		e.over = true
+	default:
+		return e.refuse(RateLimited, time.Duration(wait)), true
+	}
+	return nil, true
+}
+
+// takePermit takes a permit for all entries from first on. A shadow limit
+// counts permits beyond its amount.
+func takePermit(h *Hold, first int, a *account) (r *Refusal, alive bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dead {
+		return nil, false
+	}
+	refused := h.judge(first, func(e *holdEntry) bool {
+		e.reserved = a.permits
+		return a.permits < e.terms.amount
+	})
+	if refused != nil {
+		return refused.refuse(ConcurrencyLimited, busyRetry), true
+	}
+	a.permits++
+	h.at(first).booked = true
+	return nil, true
+}
+
+// judge asks within of each entry from first on. It marks the shadow limits
+// that would refuse, and returns the enforced one of the lowest amount that
+// does, or nil.
+func (h *Hold) judge(first int, within func(*holdEntry) bool) (refused *holdEntry) {
+	for i := first; i < h.n; i++ {
+		e := h.at(i)
+		e.over = false
+		if within(e) {
+			continue
+		}
+		if e.member.Mode == Shadow {
+			e.over = true
+		} else if refused == nil || e.terms.amount < refused.terms.amount {
+			refused = e
+		}
+	}
+	return refused
+}
+
+// takeWindow holds need in the current window of a, for all entries from first
+// on. What is in hand is taken at once; else the store is asked, and a refusal
+// rests on its answer.
+func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, s *Subject, now int64) (r *Refusal, alive bool) {
+	need := h.at(first).need
+	lowest := int64(math.MaxInt64)
+	for i := first; i < h.n; i++ {
+		if e := h.at(i); e.member.Mode == Enforce {
+			lowest = min(lowest, e.terms.amount)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w, err := l.windowLocked(a, s, now)
+	if w == nil {
+		return nil, false
+	}
+	if a.partial {
+		a.subject, a.partial = *s, false
+	}
+	if err == nil && !w.fits(need, lowest) {
+		err = l.refillLocked(a, w, syncTerms{g.bound(a, s), t.version}, need, lowest, now)
+	}
+	fits := w.fits(need, lowest)
+	refused := h.judge(first, func(e *holdEntry) bool {
+		e.window, e.used, e.reserved = w, w.used(), w.reserved()
+		if e.member.Mode == Enforce {
+			return fits
+		}
+		return need == 0 || need <= e.terms.amount-e.used-e.reserved
+	})
+	if refused != nil {
+		return refused.refuseWindow(err, now), true
+	}
+	// What a shadow budget lacks is granted by the owner's word, as for an
+	// overdraft: its spending counts beyond its limit.
+	w.granted += max(0, need-w.inHand())
+	w.held += need
+	h.at(first).booked = true
+	return nil, true
+}
+
+// windowLocked returns the window of a that now is in, opened if need be; nil
+// if the account is dead. a.mu is held, but not while a store is asked.
+func (l *Ledger) windowLocked(a *account, s *Subject, now int64) (*window, error) {
+	if a.dead {
+		return nil, nil
+	}
+	if w := a.windowLocked(now); w != nil {
+		return w, nil
+	}
+	a.mu.Unlock()
+	defer a.mu.Lock()
+	w, fresh := a.openWindow(s, now)
+	if !fresh {
+		return w, nil
+	}
+	w.syncing.Lock()
+	defer w.syncing.Unlock()
+	_, err := l.sync(a, w, syncTerms{}, 0, now)
+	return w, err
+}
+
+// refillLocked asks the store for what need lacks in w, until it is there or
+// nothing more is granted. a.mu is held, but not while the store is asked.
+func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, need, lowest, now int64) error {
+	a.mu.Unlock()
+	w.syncing.Lock()
+	defer w.syncing.Unlock()
+	a.mu.Lock()
+	for !w.fits(need, lowest) {
+		a.mu.Unlock()
+		granted, err := l.sync(a, w, t, need, now)
+		a.mu.Lock()
+		if err != nil || granted == 0 {
+			return err
+		}
+	}
+	return nil
+}
+
+// Room is limit − spent − reserved of the tightest enforced budget that
+// matches s, less than zero after an overdraft; ok is false if none matches.
+func (l *Ledger) Room(t *Table, s *Subject, now time.Time) (room money.NanoUSD, ok bool) {
+	at := now.UnixNano()
+	var buf [16]int32
+	for _, i := range t.budgets.index.appendMatching(buf[:0], s) {
+		g := t.budgets.groups[i]
+		if !g.enforced {
+			continue
+		}
+		left := l.left(g, s, at)
+		if !ok || left < room {
+			room, ok = left, true
+		}
+	}
+	return room, ok
+}
+
+func (l *Ledger) left(g *group, s *Subject, now int64) money.NanoUSD {
+	for {
+		a := g.set.account(s, now)
+		a.mu.Lock()
+		// A store that does not answer leaves what is known; Reserve will say so.
+		w, _ := l.windowLocked(a, s, now)
+		if w == nil {
+			a.mu.Unlock()
+			continue
+		}
+		amount := int64(math.MaxInt64)
+		for _, m := range g.members {
+			if m.Mode == Enforce {
+				amount = min(amount, m.termsOf(a, s).amount)
+			}
+		}
+		left := amount - w.used() - w.reserved()
+		a.mu.Unlock()
+		return money.NanoUSD(left)
+	}
+}
+
+// Settle ends the hold exactly once with what the call cost and the tokens it
+// used. What cost exceeds the hold is an overdraft: booked, counted, returned,
+// never dropped. On a hold that is not open it does nothing.
+func (l *Ledger) Settle(h *Hold, cost money.NanoUSD, tokens money.Tokens, now time.Time) (overdraft money.NanoUSD) {
+	if cost < 0 || cost > maxAmount || tokens < 0 || tokens > maxAmount {
+		panic("accounting: cost is out of range")
+	}
+	if !h.open {
+		return 0
+	}
+	l.end(h, Need{USD: cost, Tokens: tokens}, 1, now.UnixNano())
+	return max(0, cost-h.need.USD)
+}
+
+// Release ends the hold with nothing spent: the call was refused later, or the
+// provider was never reached. Requests are refunded too, never past now. On a
+// hold that is not open it does nothing.
+func (l *Ledger) Release(h *Hold, now time.Time) {
+	if h.open {
+		l.end(h, Need{}, 0, now.UnixNano())
+	}
+}
+
+// end turns what h holds into what was used, and closes it.
+func (l *Ledger) end(h *Hold, used Need, requests, now int64) {
+	h.open = false
+	for i := range h.n {
+		e := h.at(i)
+		units := requests
+		switch e.member.Resource {
+		case USD:
+			units = int64(used.USD)
+			if over := units - e.need; over > 0 {
+				l.metrics.overdrawn(e.member.Name, money.NanoUSD(over))
+			}
+		case Tokens:
+			units = int64(used.Tokens)
+		case Requests, Concurrent:
+		}
+		if e.booked {
+			e.end(units, now)
+		}
+	}
+}
+
+func (e *holdEntry) end(units, now int64) {
+	a := e.account
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case e.window != nil:
+		e.window.settle(e.need, units)
+	case e.member.Resource == Concurrent:
+		a.permits--
+	default:
+		e.terms.bucket.correct(&a.tat, e.need, units, now)
+	}
+}
+
+func (e *holdEntry) refuse(c Code, retryAfter time.Duration) *Refusal {
+	r := &Refusal{
+		Code:       c,
+		Limit:      e.member.Limit,
+		Account:    e.text(),
+		Used:       e.used,
+		Reserved:   e.reserved,
+		Amount:     e.terms.amount,
+		Needed:     e.need,
+		RetryAfter: retryAfter,
+	}
+	if e.window != nil {
+		r.Reset = e.window.reset
+	}
+	return r
+}
+
+// refuseWindow tells apart why need does not fit: nothing is left, too little
+// is left, or calls in flight hold it.
+func (e *holdEntry) refuseWindow(err error, now int64) *Refusal {
+	left := e.terms.amount - e.used
+	switch {
+	case err != nil:
+		return e.refuse(QuotaUnavailable, busyRetry)
+	case e.need <= left && e.member.Resource == USD:
+		return e.refuse(BudgetBusy, busyRetry)
+	case e.need <= left:
+		return e.refuse(RateLimited, busyRetry)
+	case e.member.Resource != USD && e.window.reset.IsZero():
+		return e.refuse(RateLimited, 0)
+	case e.member.Resource != USD:
+		return e.refuse(RateLimited, time.Duration(e.window.end-now))
+	case left <= 0:
+		return e.refuse(BudgetExhausted, 0)
+	default:
+		return e.refuse(BudgetInsufficient, 0)
+	}
+}

@@ -1,0 +1,521 @@
+package sqlite_test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"airgate/accounting/money"
+	"airgate/accounting/record"
+	"airgate/accounting/record/recordtest"
+	"airgate/accounting/report"
+	"airgate/accounting/sink/sinktest"
+	"airgate/accounting/sink/sqlite"
+	"airgate/accounting/usage"
+)
+
+// A test process that is a child writes until it is killed.
+const childEnv = "AIRGATE_TEST_SQLITE_CHILD"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(childEnv); path != "" {
+		child(path)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func open(t testing.TB, path string) *sqlite.Sink {
+	t.Helper()
+	s, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func write(t testing.TB, s *sqlite.Sink, batch []record.Record) {
+	t.Helper()
+	if err := s.Write(t.Context(), batch); err != nil {
+		t.Fatalf("Write: %v", err)
+	}
+}
+
+func TestContract(t *testing.T) {
+	sinktest.Run(t, func(t *testing.T, place string) sinktest.Sink {
+		return open(t, filepath.Join(place, "us?age %41.db"))
+	})
+}
+
+func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	exec := func(path, query string) {
+		db, err := sql.Open("sqlite", path)
+		if err == nil {
+			_, err = db.ExecContext(t.Context(), query)
+		}
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, newer, text := filepath.Join(dir, "other.db"), filepath.Join(dir, "newer.db"), filepath.Join(dir, "text")
+	exec(other, "CREATE TABLE mine (id)")
+	exec(newer, "PRAGMA user_version = 99")
+	if err := os.WriteFile(text, []byte(strings.Repeat("this is no database\n", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		other: "another program's database", newer: "version 99", text: "not a database", filepath.Join(dir, "no", "folder.db"): "no such file",
+	} {
+		if s, err := sqlite.Open(t.Context(), path); err == nil {
+			t.Errorf("Open(%s) = nil, want an error", path)
+			_ = s.Close()
+		} else if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("Open(%s) = %q, want it to say %q and the path", path, err, want)
+		}
+	}
+	if _, err := sqlite.OpenReadOnly(t.Context(), filepath.Join(dir, "absent.db")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("OpenReadOnly of no file = %v, want %v", err, os.ErrNotExist)
+	}
+}
+
+func TestTheFileIsPrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.db")
+	write(t, open(t, path), sinktest.Book("a.1", 3))
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		info, err := os.Stat(path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != 0o600 {
+			t.Errorf("mode of usage.db%s = %v, want 0600", suffix, got)
+		}
+	}
+}
+
+func TestMoneyIsShownInDollars(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.db")
+	s := open(t, path)
+	var book []record.Record
+	amounts := []money.NanoUSD{0, 1, -1, 999_999_999, -999_999_999, money.USD, -money.USD, 12_500_000_000, 100 * money.USD, 1<<63 - 1, -(1<<63 - 1)}
+	for _, a := range amounts {
+		book = append(book, record.Record{Type: record.Admin, Cost: a, HasCost: true, Reserved: a})
+	}
+	write(t, s, recordtest.Chain("a.1", book...))
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close() //nolint:errcheck // a test
+	for i, a := range amounts {
+		var cost string
+		var reserved *string
+		if err := db.QueryRowContext(t.Context(), "SELECT cost_usd, reserved_usd FROM records WHERE seq = ?", i+1).Scan(&cost, &reserved); err != nil {
+			t.Fatal(err)
+		}
+		if cost != a.String() {
+			t.Errorf("cost_usd of %d = %q, want %q", int64(a), cost, a)
+		}
+		if (reserved == nil) != (a == 0) || reserved != nil && *reserved != a.String() {
+			t.Errorf("reserved_usd of %d = %v, want %q or null for 0", int64(a), reserved, a)
+		}
+	}
+}
+
+// id is a request id made at minute of 3 November 2026, 12:00.
+func id(minute, n int) string {
+	ms := recordtest.Noon().Truncate(time.Hour).Add(time.Duration(minute) * time.Minute).UnixMilli()
+	return fmt.Sprintf("%08x-%04x-7000-8000-%012x", ms>>16, ms&0xffff, n)
+}
+
+func call(typ record.Type, id string) record.Record {
+	name := map[record.Type]string{record.Intent: "intent", record.Settle: "settle", record.Deny: "deny"}[typ]
+	r := recordtest.Examples()[name]
+	r.RequestID = id
+	return r
+}
+
+func TestRequestsMergesEachRequestsRecords(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	open, closed, denied, corrected := id(0, 1), id(1, 2), id(2, 3), id(3, 4)
+	adjust := recordtest.Examples()["adjust"]
+	adjust.RequestID = corrected
+	write(t, s, recordtest.Chain("a.1",
+		recordtest.Examples()["start"], call(record.Intent, open), call(record.Intent, closed), call(record.Settle, closed), call(record.Deny, denied),
+		call(record.Intent, corrected), recordtest.Examples()["strangers"]))
+	write(t, s, recordtest.Chain("b.1", call(record.Settle, corrected), adjust)) // by the next incarnation
+
+	page, err := s.Requests(t.Context(), 10, "")
+	if err != nil {
+		t.Fatalf("Requests: %v", err)
+	}
+	type row struct {
+		ID, Class string
+		Open      bool
+		Cost      string
+		Limits    int
+		Time      time.Time
+	}
+	var got []row
+	for _, r := range page.Requests {
+		cost := ""
+		if r.HasCost {
+			cost = r.Cost.String()
+		}
+		got = append(got, row{r.RequestID, r.Class, r.Open(), cost, len(r.Limits), r.Time})
+	}
+	noon := recordtest.Noon()
+	want := []row{
+		{corrected, "ok", false, "0.0012", 2, noon}, // 0.0012045 and the adjustment of -0.0000045
+		{denied, "policy", false, "", 0, noon},
+		{closed, "ok", false, "0.0012045", 2, noon},
+		{open, "", true, "", 2, noon},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Requests differ (-want +got):\n%s", diff)
+	}
+	b, err := json.Marshal(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var api struct {
+		Requests []map[string]any
+		Next     *string
+	}
+	if err := json.Unmarshal(b, &api); err != nil {
+		t.Fatal(err)
+	}
+	if class, there := api.Requests[3]["class"]; class != nil || !there {
+		t.Errorf("class of an open request = %v (there %t), want null", class, there)
+	}
+	one, err := s.Request(t.Context(), strings.ToUpper(closed))
+	if err != nil {
+		t.Fatalf("Request: %v", err)
+	}
+	if diff := cmp.Diff(page.Requests[2], one); diff != "" {
+		t.Errorf("Request differs from its row of Requests (-row +one):\n%s", diff)
+	}
+	if _, err := s.Request(t.Context(), id(9, 9)); !errors.Is(err, report.ErrNotFound) {
+		t.Errorf("Request of another id = %v, want %v", err, report.ErrNotFound)
+	}
+}
+
+func TestRequestsPages(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	var book []record.Record
+	const n = 23
+	for i := range n {
+		book = append(book, call(record.Intent, id(i, i)), call(record.Settle, id(i, i)))
+	}
+	write(t, s, recordtest.Chain("a.1", book...))
+	var got []string
+	for cursor, more := "", true; more; {
+		page, err := s.Requests(t.Context(), 5, cursor)
+		if err != nil {
+			t.Fatalf("Requests(5, %q): %v", cursor, err)
+		}
+		for _, r := range page.Requests {
+			got = append(got, r.RequestID)
+		}
+		cursor, more = page.Next, page.Next != ""
+	}
+	var want []string
+	for i := n - 1; i >= 0; i-- {
+		want = append(want, id(i, i))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the pages together differ (-want +got):\n%s", diff)
+	}
+	if _, err := s.Requests(t.Context(), 5, "no cursor"); !errors.Is(err, report.ErrBadCursor) {
+		t.Errorf("Requests with a bad cursor = %v, want %v", err, report.ErrBadCursor)
+	}
+}
+
+func TestDenialsAndAuditAreNewestFirst(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	book := sinktest.Book("a.1", 21)
+	for i := range book {
+		book[i].Time = book[i].Time.Add(time.Duration(i) * time.Minute)
+	}
+	book = recordtest.Chain("a.1", book...)
+	write(t, s, book)
+	denials, err := s.Denials(t.Context(), 4)
+	if err != nil {
+		t.Fatalf("Denials: %v", err)
+	}
+	audit, err := s.Audit(t.Context(), 100)
+	if err != nil {
+		t.Fatalf("Audit: %v", err)
+	}
+	seqs := func(all []record.Record) (s []uint64) {
+		for _, r := range all {
+			s = append(s, r.Seq)
+		}
+		return s
+	}
+	if diff := cmp.Diff([]uint64{19, 18, 12, 11}, seqs(denials.Denials)); diff != "" {
+		t.Errorf("Denials (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]uint64{21, 20, 15, 14, 13, 8, 7, 6, 1}, seqs(audit.Audit)); diff != "" {
+		t.Errorf("Audit (-want +got):\n%s", diff)
+	}
+}
+
+// The sums are what adding up the records gives, however they were batched and
+// repeated, to the nano-dollar.
+func TestUsageIsTheSumOfTheRecords(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.db")
+	s := open(t, path)
+	n := 0
+	rapid.Check(t, func(t *rapid.T) {
+		n++
+		shift := n * 1000 // every check has hours of its own
+		var book []record.Record
+		for i := range rapid.IntRange(0, 30).Draw(t, "calls") {
+			rid := id(shift+rapid.IntRange(0, 90).Draw(t, "minute"), i)
+			settle := call(record.Settle, rid)
+			intent := call(record.Intent, rid)
+			team := rapid.SampledFrom([]string{"search", "ads", ""}).Draw(t, "team")
+			user := rapid.SampledFrom([]string{"u1", "u2", ""}).Draw(t, "user")
+			intent.Team, intent.User = team, user
+			settle.Team, settle.User = team, user
+			settle.HasCost = rapid.Bool().Draw(t, "priced")
+			settle.Cost = 0
+			if settle.HasCost {
+				settle.Cost = money.NanoUSD(rapid.Int64Range(0, 1<<50).Draw(t, "cost"))
+			}
+			settle.Tokens.Output = money.Tokens(rapid.Int64Range(0, 1<<40).Draw(t, "output"))
+			if rapid.Bool().Draw(t, "orphan") {
+				settle = record.Record{Type: record.Settle, RequestID: rid, Cost: settle.Cost, HasCost: settle.HasCost, Tokens: settle.Tokens, HasTokens: true, Class: "ok"}
+			}
+			book = append(book, intent, settle)
+			if rapid.Bool().Draw(t, "adjusted") {
+				book = append(book, record.Record{Type: record.Adjust, RequestID: rid, Cost: -7, HasCost: true})
+			}
+		}
+		if len(book) == 0 {
+			return
+		}
+		book = recordtest.Chain(fmt.Sprintf("a.%d", n), book...)
+		for i := 0; i < len(book); {
+			size := rapid.IntRange(1, 9).Draw(t, "batch")
+			end := min(len(book), i+size)
+			again := rapid.IntRange(0, i).Draw(t, "again")
+			if err := s.Write(context.Background(), book[again:end]); err != nil {
+				t.Fatalf("Write: %v", err)
+			}
+			i = end
+		}
+
+		by := rapid.SampledFrom([][]report.Dimension{{}, {report.Team}, {report.Team, report.User}, {report.Day}, {report.User, report.Day, report.Model}, report.Dimensions()}).Draw(t, "by")
+		base := recordtest.Noon().Truncate(time.Hour).Add(time.Duration(shift) * time.Minute)
+		q := report.UsageQuery{By: by, From: base.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "from")) * time.Minute), To: base.Add(time.Duration(rapid.IntRange(50, 91).Draw(t, "to")) * time.Minute)}
+		got, err := s.Usage(context.Background(), q)
+		if err != nil {
+			t.Fatalf("Usage(%v): %v", q, err)
+		}
+		if got.From.After(q.From) || got.From.Before(q.From.Add(-15*time.Minute)) || got.To.Before(q.To) || got.To.After(q.To.Add(15*time.Minute)) {
+			t.Fatalf("Usage(%v … %v) covers %v … %v", q.From, q.To, got.From, got.To)
+		}
+		want := sum(book, by, got.From, got.To)
+		if diff := cmp.Diff(want, rowsOf(got)); diff != "" {
+			t.Fatalf("Usage(%v) differs (-want +got):\n%s", q, diff)
+		}
+	})
+}
+
+type sums struct {
+	Requests int64
+	Cost     money.NanoUSD
+	HasCost  bool
+	Tokens   usage.Tokens
+}
+
+func rowsOf(u report.Usage) map[string]sums {
+	all := map[string]sums{}
+	for _, r := range u.Rows {
+		all[strings.Join(r.Values, "|")] = sums{r.Requests, r.Cost, r.HasCost, r.Tokens}
+	}
+	return all
+}
+
+// sum is the plain way: merge, look, add.
+func sum(book []record.Record, by []report.Dimension, from, to time.Time) map[string]sums {
+	intents := map[string]record.Record{}
+	all := map[string]sums{}
+	for _, r := range book {
+		if r.Type == record.Intent {
+			intents[r.RequestID] = r
+			continue
+		}
+		of := intents[r.RequestID]
+		ms, _ := strconv.ParseInt(strings.ReplaceAll(r.RequestID, "-", "")[:12], 16, 64)
+		at := time.UnixMilli(ms).UTC()
+		if at.Before(from) || !at.Before(to) {
+			continue
+		}
+		var values []string
+		for _, d := range by {
+			values = append(values, map[report.Dimension]string{
+				report.Team: of.Team, report.Key: of.KeyName, report.Purpose: of.Purpose, report.Model: of.Model, report.Provider: of.Provider,
+				report.User: of.User, report.Class: "ok", report.CostCenter: of.CostCenter, report.Day: at.Format(time.DateOnly),
+			}[d])
+		}
+		s := all[strings.Join(values, "|")]
+		if r.Type == record.Settle {
+			s.Requests++
+		}
+		if r.HasCost {
+			s.Cost, s.HasCost = s.Cost+r.Cost, true
+		}
+		s.Tokens.Add(&r.Tokens)
+		all[strings.Join(values, "|")] = s
+	}
+	return all
+}
+
+func TestUsageOfNothing(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	u, err := s.Usage(t.Context(), report.UsageQuery{By: []report.Dimension{report.Team}})
+	if err != nil {
+		t.Fatalf("Usage: %v", err)
+	}
+	b, err := json.Marshal(u)
+	if got, want := string(b), `{"from":null,"to":null,"by":["team"],"rows":[]}`; got != want || err != nil {
+		t.Errorf("Usage of nothing = %s, %v, want %s", got, err, want)
+	}
+	if _, err := s.Usage(t.Context(), report.UsageQuery{By: []report.Dimension{"colour; DROP TABLE records"}}); err == nil {
+		write(t, s, sinktest.Book("a.1", 3))
+		if _, err := s.Usage(t.Context(), report.UsageQuery{By: []report.Dimension{"colour; DROP TABLE records"}}); err == nil {
+			t.Error("Usage by an unknown dimension = nil, want an error")
+		}
+	}
+}
+
+func TestReadersDoNotDisturbTheWriter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.db")
+	s := open(t, path)
+	write(t, s, sinktest.Book("a.1", 1))
+	reader, err := sqlite.OpenReadOnly(t.Context(), path)
+	if err != nil {
+		t.Fatalf("OpenReadOnly: %v", err)
+	}
+	defer reader.Close() //nolint:errcheck // a test
+	book := sinktest.Book("a.1", 200)
+	for r, err := range reader.Records(t.Context(), "a.1", 0) { // a reader in the middle
+		if err != nil || r.Seq != 1 {
+			t.Fatalf("Records yields %d, %v", r.Seq, err)
+		}
+		for i := 1; i < len(book); i += 20 {
+			write(t, s, book[i:min(i+20, len(book))])
+		}
+	}
+	heads, err := reader.Heads(t.Context())
+	if err != nil || len(heads) != 1 || heads[0].Seq != 200 {
+		t.Errorf("Heads = %v, %v; want record 200 of a.1", heads, err)
+	}
+}
+
+// child writes batches of three and says how far it has come.
+func child(path string) {
+	ctx := context.Background()
+	s, err := sqlite.Open(ctx, path)
+	if err != nil {
+		panic(err)
+	}
+	head, err := s.Head(ctx, "a.1")
+	if err != nil {
+		panic(err)
+	}
+	book := sinktest.Book("a.1", int(head.Seq)+3000)
+	for i := int(head.Seq); i+3 <= len(book); i += 3 {
+		if err := s.Write(ctx, book[i:i+3]); err != nil {
+			panic(err)
+		}
+		fmt.Println(i + 3)
+	}
+	select {}
+}
+
+func TestAKilledWriterLosesNothingAndLeavesNoHalf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.db")
+	for round := range 5 {
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), childEnv+"="+path)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		acked := 0
+		lines := bufio.NewScanner(out)
+		for n := 0; n < 3+7*round && lines.Scan(); n++ {
+			acked, _ = strconv.Atoi(lines.Text())
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for lines.Scan() {
+			acked, _ = strconv.Atoi(lines.Text())
+		}
+		_ = cmd.Wait() // killed
+		s, err := sqlite.Open(t.Context(), path)
+		if err != nil {
+			t.Fatalf("Open after kill -9: %v", err)
+		}
+		head, err := s.Head(t.Context(), "a.1")
+		if err != nil || head.Seq < uint64(acked) || head.Seq%3 != 0 {
+			t.Fatalf("after kill -9 the head is %d, %v; want at least %d and whole batches", head.Seq, err, acked)
+		}
+		want := sinktest.Book("a.1", int(head.Seq))
+		for r, err := range s.Records(t.Context(), "a.1", 0) {
+			if err != nil || r.Seq > head.Seq || string(record.AppendJSON(nil, &r)) != string(record.AppendJSON(nil, &want[r.Seq-1])) {
+				t.Fatalf("record %d differs: %v", r.Seq, err)
+			}
+			want = want[:len(want):len(want)]
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	s := open(b, filepath.Join(b.TempDir(), "usage.db"))
+	var prev record.Hash
+	seq := uint64(0)
+	batch := make([]record.Record, 1024)
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range batch {
+			seq++
+			typ := record.Intent
+			if seq%2 == 0 {
+				typ = record.Settle
+			}
+			batch[i] = call(typ, id(0, int(seq/2)))
+			batch[i].Seq, batch[i].Writer, batch[i].Prev = seq, "a.1", prev
+			prev = record.Sum(record.AppendJSON(nil, &batch[i]))
+		}
+		if err := s.Write(b.Context(), batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(seq)/b.Elapsed().Seconds(), "rec/s")
+}

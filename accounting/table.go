@@ -1,0 +1,337 @@
+package accounting
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// maxAmount bounds every amount, so that no sum of a few leaves an int64:
+// 4.6 billion USD.
+const maxAmount = 1 << 62
+
+// defaultMaxAccounts bounds the accounts of a limit that splits by words of
+// callers.
+const defaultMaxAccounts = 10_000
+
+// Rules is everything a Table is compiled from.
+type Rules struct {
+	Limits          []Limit
+	AllowUnbudgeted bool // a call that no enforced budget covers is not refused
+}
+
+// Table is a compiled, immutable set of limits, part of a config snapshot. It
+// serves calls once Ledger.Apply has taken it, and belongs to that Ledger.
+type Table struct {
+	rules   Rules
+	enter   layer // requests and permits that need only key and team
+	limits  layer // all others but money
+	budgets layer // money
+
+	ledger  *Ledger // that applied it
+	version uint64  // of its amounts, given by Apply
+}
+
+// layer is a set of limits that are checked together, in the order of the
+// configuration.
+type layer struct {
+	groups []*group
+	index  index // positions are those of groups
+}
+
+// group is all limits of one identity: they share their accounts' usage, each
+// with its own amount, and the lowest enforced one refuses.
+type group struct {
+	id       identity
+	key      string // of the account set; the identity's text but for doubled rates
+	resource Resource
+	window   WindowKind // NoWindow for rates and permits
+	zone     *time.Location
+	members  []*member
+	enforced bool // one member is
+	max      int  // accounts; 0 = as many as there are
+	set      *accountSet
+}
+
+// member is one compiled Limit.
+type member struct {
+	*Limit
+	label     string // of would_deny: "budget:company", "limit:sonnet"
+	base      terms
+	overrides []terms // the most specific first
+	index     index   // positions are those of overrides
+	fixed     bool    // an account has one amount, whoever of its subjects calls
+	greatest  int64
+}
+
+// terms is the amount a limit gives a subject.
+type terms struct {
+	amount     int64
+	bucket     bucket // of a rate
+	overridden bool
+}
+
+// Compile is Rules.Compile of these limits alone: a call that no enforced
+// budget covers is refused.
+func Compile(limits []Limit) (*Table, error) { return Rules{Limits: limits}.Compile() }
+
+// Compile compiles r, which it copies. The configuration is validated before;
+// an error joins what would make the arithmetic meaningless, each with the
+// limit's Where.
+func (r Rules) Compile() (*Table, error) {
+	r.Limits = slices.Clone(r.Limits)
+	t := &Table{rules: r}
+	var problems []error
+	groups := make(map[string]*group) // :: group.key → group
+	names := make(map[string]bool)    // :: label → seen
+	var order []*group
+	for i := range r.Limits {
+		l := &r.Limits[i]
+		m, err := l.compile()
+		if err == nil && names[m.label] {
+			err = errors.New("name is taken by another entry of its kind")
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %s: %w", l.Where, l.Name, err))
+			continue
+		}
+		names[m.label] = true
+		g := l.group()
+		if rate := l.Per > 0; rate {
+			// The state of a bucket depends on its amount: a second limit of the
+			// same identity has buckets of its own.
+			for groups[g.key] != nil {
+				g.key += "|again"
+			}
+		}
+		if have := groups[g.key]; have != nil {
+			g = have
+		} else {
+			groups[g.key] = g
+			order = append(order, g)
+		}
+		g.add(m)
+	}
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("compile limits: %w", errors.Join(problems...))
+	}
+	for _, g := range order {
+		t.layerOf(g).groups = append(t.layerOf(g).groups, g)
+	}
+	for _, l := range t.layers() {
+		matchers := make([]matcher, len(l.groups))
+		for i, g := range l.groups {
+			matchers[i] = g.members[0].Match.compile()
+		}
+		l.index = newIndex(matchers)
+	}
+	return t, nil
+}
+
+func (t *Table) layers() [3]*layer { return [...]*layer{&t.enter, &t.limits, &t.budgets} }
+
+func (t *Table) layerOf(g *group) *layer {
+	early := func(m *member) bool {
+		for _, d := range m.Each {
+			if d != Key && d != Team {
+				return false
+			}
+		}
+		for _, f := range m.fields() {
+			if f.dim != Key && f.dim != Team && f.dim != 0 {
+				return false
+			}
+		}
+		return true
+	}
+	switch g.resource {
+	case USD:
+		return &t.budgets
+	case Requests, Concurrent:
+		for _, m := range g.members {
+			if !early(m) {
+				return &t.limits
+			}
+		}
+		return &t.enter
+	default:
+		return &t.limits
+	}
+}
+
+// fields returns what decides whether the limit matches and with which amount.
+func (m *member) fields() []field {
+	fields := slices.Clone(m.Match.compile())
+	for _, c := range m.index.matchers {
+		fields = append(fields, c...)
+	}
+	return fields
+}
+
+func (l *Limit) group() *group {
+	g := &group{id: l.identity(), resource: l.Resource, window: l.Window, zone: l.zone()}
+	g.key = g.id.String()
+	return g
+}
+
+func (g *group) add(m *member) {
+	g.members = append(g.members, m)
+	g.enforced = g.enforced || m.Mode == Enforce
+	bound := m.MaxAccounts
+	if bound == 0 && (slices.Contains(m.Each, User) || slices.Contains(m.Each, Session)) {
+		bound = defaultMaxAccounts
+	}
+	g.max = max(g.max, bound)
+}
+
+func (l *Limit) compile() (*member, error) {
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	m := &member{Limit: l, label: "limit:" + l.Name, fixed: true}
+	if l.Resource == USD {
+		m.label = "budget:" + l.Name
+	}
+	var err error
+	if m.base, err = l.termsFor(l.Amount); err != nil {
+		return nil, err
+	}
+	m.greatest = l.Amount
+
+	type override struct {
+		matcher matcher
+		terms   terms
+	}
+	overrides := make([]override, len(l.Overrides))
+	for i := range l.Overrides {
+		o := &l.Overrides[i]
+		overrides[i].matcher = o.For.compile()
+		if overrides[i].terms, err = l.termsFor(o.Amount); err != nil {
+			return nil, fmt.Errorf("overrides[%d]: %w", i, err)
+		}
+		overrides[i].terms.overridden = true
+		m.greatest = max(m.greatest, o.Amount)
+	}
+	slices.SortStableFunc(overrides, func(a, b override) int { return narrower(a.matcher, b.matcher) })
+	matchers := make([]matcher, len(overrides))
+	for i, o := range overrides {
+		matchers[i] = o.matcher
+		m.overrides = append(m.overrides, o.terms)
+		for _, f := range o.matcher {
+			m.fixed = m.fixed && l.determines(f.dim)
+		}
+	}
+	m.index = newIndex(matchers)
+	return m, nil
+}
+
+// determines reports whether all subjects of an account have the same d (0 is
+// a tag): a key has one team, and tags are the team's.
+func (l *Limit) determines(d Dimension) bool {
+	key, team := slices.Contains(l.Each, Key), slices.Contains(l.Each, Team)
+	switch d {
+	case 0, Team:
+		return key || team
+	default:
+		return slices.Contains(l.Each, d)
+	}
+}
+
+func (l *Limit) termsFor(amount int64) (terms, error) {
+	if amount < 0 || amount > maxAmount {
+		return terms{}, fmt.Errorf("amount %d is out of range: want 0 to %d", amount, int64(maxAmount))
+	}
+	t := terms{amount: amount}
+	if l.Per == 0 {
+		return t, nil
+	}
+	if amount == 0 {
+		return terms{}, errors.New("a rate of 0 never flows back: use a window, or a rule that refuses")
+	}
+	var err error
+	t.bucket, err = newBucket(l.Resource, amount, l.Per, l.Burst)
+	return t, err
+}
+
+func (l *Limit) check() error {
+	if l.Name == "" {
+		return errors.New("name is missing")
+	}
+	windowed, rate := l.Window != NoWindow, l.Per != 0
+	switch l.Resource {
+	case USD:
+		if !windowed || rate {
+			return errors.New("a budget needs a window and has no rate")
+		}
+	case Tokens, Requests:
+		if windowed == rate {
+			return errors.New("need either a window or a rate")
+		}
+	case Concurrent:
+		if windowed || rate {
+			return errors.New("a concurrency limit has neither window nor rate")
+		}
+	default:
+		return fmt.Errorf("unknown resource %d", l.Resource)
+	}
+	if l.Window > Total {
+		return fmt.Errorf("unknown window kind %d", l.Window)
+	}
+	if l.Per < 0 || l.Burst < 0 || l.MaxAccounts < 0 {
+		return errors.New("period, burst and maxAccounts must not be negative")
+	}
+	if l.zone() == time.Local {
+		return errors.New("zone Local differs between machines: name an IANA zone")
+	}
+	if l.Mode > Shadow {
+		return fmt.Errorf("unknown mode %d", l.Mode)
+	}
+	for _, d := range l.Each {
+		if d < Team || d > Session {
+			return fmt.Errorf("each: unknown dimension %d", d)
+		}
+	}
+	return nil
+}
+
+// terms returns what the limit gives s.
+func (m *member) terms(s *Subject) *terms {
+	if len(m.overrides) == 0 {
+		return &m.base
+	}
+	var buf [8]int32
+	if at := m.index.appendMatching(buf[:0], s); len(at) > 0 {
+		return &m.overrides[at[0]]
+	}
+	return &m.base
+}
+
+// termsOf returns what the limit gives s on account a.
+func (m *member) termsOf(a *account, s *Subject) *terms {
+	if a.other {
+		return &m.base
+	}
+	return m.terms(s)
+}
+
+// bound returns the limit that the store is told for account a: no call on it
+// may be granted more. The amounts of single calls can be lower, and are
+// checked by the ledger.
+func (g *group) bound(a *account, s *Subject) int64 {
+	lowest, greatest := int64(maxAmount), int64(0)
+	for _, m := range g.members {
+		amount := m.greatest
+		if m.fixed {
+			amount = m.termsOf(a, s).amount
+		}
+		greatest = max(greatest, amount)
+		if m.Mode == Enforce {
+			lowest = min(lowest, amount)
+		}
+	}
+	if g.enforced {
+		return lowest
+	}
+	return greatest
+}
