@@ -1,0 +1,136 @@
+package config
+
+import (
+	"encoding/hex"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"airgate/accounting/money"
+)
+
+// View is a configuration as a whole, for people and as JSON: the sections of
+// all files joined, and what the catalogue adds to its models. It holds no
+// secret; of keys it has what the files have, hashes.
+type View struct {
+	Hash     string               `json:"hash"`
+	Loaded   time.Time            `json:"loaded"`
+	Sources  []string             `json:"sources"`
+	Kinds    []Kind               `json:"kinds"`
+	Warnings []Problem            `json:"warnings"`
+	Config   map[string]any       `json:"config"` // fields named as in the files; absent ones are absent
+	Models   map[string]ModelView `json:"models"` // the canonical ones
+}
+
+// ModelView is what a call of a model costs at most, as of the loading.
+type ModelView struct {
+	Provider        string       `json:"provider"`
+	UpstreamModel   string       `json:"upstreamModel"`
+	MaxOutputTokens money.Tokens `json:"maxOutputTokens"`
+	ContextWindow   money.Tokens `json:"contextWindow,omitempty"`
+	PriceID         string       `json:"priceId,omitempty"` // "" = unpriced
+	Input           string       `json:"inputUSDPerMillionTokens,omitempty"`
+	Output          string       `json:"outputUSDPerMillionTokens,omitempty"`
+}
+
+// View makes the View of s. The caller owns it.
+func (s *Snapshot) View() View {
+	v := View{
+		Hash: s.Hash, Loaded: s.Loaded, Sources: s.Sources, Kinds: s.Kinds, Warnings: s.Warnings,
+		Config: fieldsView(reflect.ValueOf(s.sections).Elem()),
+		Models: make(map[string]ModelView, len(s.terms)),
+	}
+	for i := range s.sections.Models.entries {
+		e := &s.sections.Models.entries[i]
+		if !e.v.Provider.given() {
+			continue
+		}
+		t := s.Model(e.name.v, s.Loaded)
+		m := ModelView{
+			Provider: e.v.Provider.v, UpstreamModel: upstreamOf(e.name.v, &e.v),
+			MaxOutputTokens: t.MaxOutput, ContextWindow: t.Context,
+		}
+		if p := t.Price; p != nil {
+			m.PriceID, m.Input, m.Output = p.ID, p.Input.String(), p.Output.String()
+		}
+		v.Models[e.name.v] = m
+	}
+	return v
+}
+
+// fieldsView is a struct of the schema with the fields that were given.
+func fieldsView(v reflect.Value) map[string]any {
+	out := make(map[string]any)
+	for _, f := range fieldsOf(v.Type()) {
+		fv := v.FieldByIndex(f.index)
+		prefix, open := strings.CutSuffix(f.name, "*")
+		switch {
+		case !given(fv):
+		case open:
+			for name, x := range valueView(fv).(map[string]any) {
+				out[prefix+name] = x
+			}
+		default:
+			out[f.name] = valueView(fv)
+		}
+	}
+	return out
+}
+
+// viewed is a value of the schema that other values make up.
+type viewed interface{ view() any }
+
+func valueView(v reflect.Value) any {
+	switch x := v.Addr().Interface().(type) {
+	case viewed:
+		return x.view()
+	case *text:
+		return x.v
+	case *label:
+		return x.v
+	case *upstreamName:
+		return x.v
+	case *expression:
+		return x.v
+	case *hidden:
+		return x.v
+	case *choice:
+		return x.v
+	case *boolean:
+		return x.v
+	case *count:
+		return x.v
+	case *dollars:
+		return x.v
+	case *price:
+		return x.v
+	case *rate:
+		return strconv.FormatInt(x.n, 10) + "/" + unitOf(x.per)
+	case *instant:
+		return moment(x.v)
+	case *period:
+		return x.v.String()
+	case *zone:
+		return x.v.String()
+	case *digest:
+		return "sha256:" + hex.EncodeToString(x.v[:])
+	}
+	return fieldsView(v)
+}
+
+func (l *list[T]) view() any {
+	out := make([]any, len(l.items))
+	for i := range l.items {
+		out[i] = valueView(reflect.ValueOf(&l.items[i]).Elem())
+	}
+	return out
+}
+
+func (m *dict[T]) view() any {
+	out := make(map[string]any, len(m.entries))
+	for i := range m.entries {
+		out[m.entries[i].name.v] = valueView(reflect.ValueOf(&m.entries[i].v).Elem())
+	}
+	return out
+}
