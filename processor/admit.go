@@ -1,0 +1,241 @@
+package processor
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"time"
+
+	"airgate/accounting"
+	"airgate/accounting/money"
+	"airgate/policy"
+	"airgate/processor/dialect"
+)
+
+const (
+	// sharingParts is into how many callers without an output cap of their own
+	// a budget's room is shared: one of them never locks out the rest.
+	sharingParts = 16
+	// minCap is the least output cap airgate sets on its own.
+	minCap money.Tokens = 1024
+	// expectedOutput is what a token limit holds for output that the caller
+	// capped higher or not at all; settlement books the real figure.
+	expectedOutput money.Tokens = 1024
+)
+
+// admit checks model, purpose, price, boundedness, rules, limits and budgets,
+// in this order, and holds the worst case. nil means admitted.
+func (s *Stream) admit(now time.Time) Action {
+	d := &s.decision
+	s.snap.Policy.Evaluate(&policy.Request{
+		Key: s.key, Model: s.request.Model, Dialect: string(s.endpoint.Dialect), Endpoint: s.endpoint.Label,
+		Purpose: s.purpose, User: s.user, Session: s.session, Stream: s.request.Stream,
+		MaxOutput: int64(s.request.MaxOutput), BodyBytes: int64(s.request.BodyBytes), Tools: s.request.Tools,
+		Pick: pick(s.id),
+	}, d)
+	if d.Code != policy.OK && d.Code != policy.RuleDenied {
+		return s.refusePolicy(now)
+	}
+	if d.Code == policy.RuleDenied && d.Target.Model == "" && d.Model != nil {
+		d.Target = d.Model.Targets[0] // price and bound come before rules
+	}
+	s.rec.Purpose, s.rec.PurposeSource = d.Purpose, string(d.PurposeSource)
+	s.rec.Model, s.rec.Provider = d.Target.Model, d.Target.Provider
+	s.subject.Purpose, s.subject.Model, s.subject.Provider = d.Purpose, d.Target.Model, d.Target.Provider
+	s.terms = s.snap.Model(d.Target.Model, now)
+
+	if a := s.bound(now); a != nil {
+		return a
+	}
+	if d.Code == policy.RuleDenied {
+		return s.refusePolicy(now)
+	}
+	if a := s.toolModel(now); a != nil {
+		return a
+	}
+	if a := s.foreignObjects(now); a != nil {
+		return a
+	}
+	need := accounting.Need{
+		USD:    s.reserved,
+		Tokens: dialect.InputEstimate(&s.request) + min(s.maxOut*money.Tokens(s.multiplier()), expectedOutput),
+	}
+	if r := s.p.cfg.Ledger.Reserve(&s.hold, s.snap.Limits, &s.subject, need, now); r != nil {
+		return s.refuseLimit(r, now)
+	}
+	return nil
+}
+
+// bound finds the worst case in tokens and money.
+func (s *Stream) bound(now time.Time) Action {
+	if s.free() {
+		return nil
+	}
+	price := s.terms.Price
+	if price == nil && !s.snap.AllowUnpriced {
+		return s.refuse(ModelUnpriced, now, "model "+s.decision.Target.Model+" has no price; the finance config's prices: can name one")
+	}
+	room, budgeted := s.p.cfg.Ledger.Room(s.snap.Limits, &s.subject, now)
+	if budgeted {
+		if what := s.unbounded(); what != "" {
+			return s.refuse(CostUnbounded, now, what+", so its cost has no bound, and a strict budget covers it")
+		}
+	}
+	s.boundIn = s.inputBound()
+	s.capOutput(room, budgeted)
+	if price == nil {
+		return nil
+	}
+	worst, err := price.Worst(s.boundIn, s.outputBound(), s.reach())
+	if err != nil && (budgeted || errors.Is(err, money.ErrOverflow)) {
+		return s.refuse(CostUnbounded, now, "the worst case cost cannot be counted ("+err.Error()+")")
+	}
+	s.reserved = worst
+	s.rec.PriceID = price.ID
+	return nil
+}
+
+// free says that the provider does not bill the call.
+func (s *Stream) free() bool { return s.endpoint.Operation == dialect.CountTokens }
+
+// reach is what can make the call dearer than the base row. A caller who names
+// no service tier gets the provider account's own, which is the standard one
+// unless its owner chose otherwise; to hold the priority price for every such
+// call would leave half of each budget unused. A dearer answer is an overdraft.
+func (s *Stream) reach() accounting.Reach {
+	tier := s.request.ServiceTier
+	if tier == "" {
+		tier = "default"
+	}
+	return accounting.Reach{CacheWrite: s.request.CacheWrite, CacheWrite1h: s.request.CacheWrite1h, ServiceTier: tier}
+}
+
+// unbounded names what makes the cost unbounded, or "".
+func (s *Stream) unbounded() string {
+	switch {
+	case s.request.Background:
+		return "the call runs in the background, where nobody sees its usage"
+	case s.request.ServerTools:
+		return "the call offers a tool that the provider runs without a limit on its uses"
+	case s.request.References && s.terms.Context == 0:
+		return "the call refers to input of unknown size (" + s.request.Reference + ") and the model's context window is not known"
+	}
+	return ""
+}
+
+// inputBound is what the provider can count as input at most: the bytes and
+// the model's overhead, never more than the context window; each use of a
+// server tool can bill the context again.
+func (s *Stream) inputBound() money.Tokens {
+	in := dialect.InputBound(&s.request, s.terms.Overhead, s.terms.Context)
+	if s.request.ServerCalls > 0 {
+		in = money.Tokens(s.request.ServerCalls+1) * max(s.terms.Context, in)
+	}
+	return in
+}
+
+// multiplier is how often the output cap counts.
+func (s *Stream) multiplier() int64 {
+	return max(1, s.request.Choices) * max(1, s.request.Prompts)
+}
+
+// outputBound is the output the provider can bill at most. A rejected
+// prediction is billed as output beside what the cap counts; its tokens are no
+// more than its bytes.
+func (s *Stream) outputBound() money.Tokens {
+	out := s.maxOut
+	if s.request.Predicted {
+		out += money.Tokens(s.request.BodyBytes)
+	}
+	return out * money.Tokens(s.multiplier())
+}
+
+// capOutput finds the output cap the provider will honour, per choice: the
+// caller's, lowered by policy; without one, policy's; without that, a share of
+// the room that is left.
+func (s *Stream) capOutput(room money.NanoUSD, budgeted bool) {
+	s.maxOut, s.cap = 0, 0
+	if s.endpoint.Operation == dialect.Embeddings {
+		return
+	}
+	ruled := money.Tokens(s.decision.MaxOutput)
+	switch {
+	case s.request.HasMaxOutput:
+		s.maxOut = s.request.MaxOutput
+		if ruled > 0 && ruled < s.maxOut {
+			s.maxOut, s.cap = ruled, ruled
+		}
+		return
+	case ruled > 0:
+		s.maxOut, s.cap = ruled, ruled
+		return
+	case s.request.DefaultOutput > 0:
+		// What the provider documents for a request without a cap is sent, so
+		// that a compatible server that documents another keeps to it.
+		s.maxOut, s.cap = s.request.DefaultOutput, s.request.DefaultOutput
+		return
+	}
+	s.maxOut = s.terms.MaxOutput
+	if !budgeted || s.terms.Price == nil {
+		return
+	}
+	if share := s.share(room); share < s.maxOut {
+		s.maxOut, s.cap = share, share
+	}
+}
+
+// share is the largest cap whose worst case stays within a sixteenth of the
+// room, at least minCap: one caller without a cap never locks out the rest.
+func (s *Stream) share(room money.NanoUSD) money.Tokens {
+	n := money.Tokens(s.multiplier())
+	fit, ok := s.terms.Price.Fit(room/sharingParts, s.boundIn, s.terms.MaxOutput*n, s.reach())
+	if !ok {
+		return minCap
+	}
+	return max(minCap, fit/n)
+}
+
+// foreignObjects refuses references to objects kept at a provider account that
+// several teams share: another team may own them.
+func (s *Stream) foreignObjects(now time.Time) Action {
+	if s.request.Stored == "" {
+		return nil
+	}
+	provider := s.snap.Provider(s.decision.Target.Provider)
+	for _, team := range s.key.Team.Lineage {
+		if slices.Contains(provider.Exclusive, team) {
+			return nil
+		}
+	}
+	return s.refuse(RuleDenied, now, "the call refers to an object stored at the provider ("+s.request.Stored+
+		"), which airgate cannot show to be your team's; send the content itself, or ask for a provider account of your own (exclusive)")
+}
+
+// toolModel refuses a tool that names a model of its own which the caller may
+// not use: it would run on the same provider account.
+func (s *Stream) toolModel(now time.Time) Action {
+	name := s.request.ToolModel
+	if name == "" {
+		return nil
+	}
+	for _, m := range s.snap.Policy.Models(s.key, string(s.endpoint.Dialect)) {
+		for i := range m.Targets {
+			if m.Targets[i].UpstreamModel == name {
+				return nil
+			}
+		}
+	}
+	return s.refuse(ModelDenied, now, "a tool of the call names model "+strconv.Quote(name)+", which this key may not use")
+}
+
+// pick turns the random tail of a UUIDv7 into [0,1).
+func pick(id string) float64 {
+	if len(id) < 36 {
+		return 0
+	}
+	n, err := strconv.ParseUint(id[24:36], 16, 64)
+	if err != nil {
+		return 0
+	}
+	return float64(n) / (1 << 48)
+}

@@ -1,0 +1,235 @@
+package processor
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"airgate/processor/dialect"
+)
+
+// responseHeaders reads the head of the answer.
+func (s *Stream) responseHeaders(e *ResponseHeaders) Action {
+	s.status, s.attempts = 0, e.Attempts
+	contentType := ""
+	for _, h := range e.Headers {
+		switch h.Name {
+		case ":status":
+			s.status, _ = strconv.Atoi(h.Value)
+		case "content-type":
+			contentType = h.Value
+		}
+	}
+	a := &s.reply
+	*a = Answer{Set: append(a.Set[:0], Header{"x-airgate-request-id", s.id}), Remove: a.Remove[:0]}
+	switch s.state {
+	case idle, uploading, refused:
+		// Envoy's own answer: a refused upgrade, a body over its limit.
+		s.localReply(e)
+		return a
+	case open:
+	case answering, settled, answered, local, broken:
+		return a
+	}
+	if e.Details != "" && e.Details != "via_upstream" {
+		s.localReply(e)
+		a.Durable = s.intent
+		a.Set = append(a.Set, Header{"x-airgate-class", string(s.class)})
+		return a
+	}
+	if s.cap > 0 {
+		a.Set = append(a.Set, Header{"x-airgate-cap", strconv.FormatInt(int64(s.cap), 10)})
+	}
+	// Cookies and account names of the provider are not the caller's.
+	a.Remove = append(a.Remove, "set-cookie", "openai-organization", "openai-project", "anthropic-organization-id")
+	a.Durable = s.intent
+	s.state = answering
+	if s.status >= 400 || s.status == 0 {
+		return s.errorAnswer(e, a)
+	}
+	s.meter.Reset(s.endpoint, s.status, contentType, s.strip)
+	s.meter.CacheWrite1h = s.request.CacheWrite1h
+	if e.EndOfStream {
+		s.meter.Close()
+		s.settle(e.Now)
+		return a
+	}
+	a.Duplex = s.strip && strings.HasPrefix(contentType, "text/event-stream")
+	s.strip = a.Duplex
+	return a
+}
+
+// errorAnswer takes an error of the provider's. One about our credential or
+// account is answered in the provider's place; where only the body can tell,
+// the answer is read whole before any of it leaves.
+func (s *Stream) errorAnswer(e *ResponseHeaders, a *Answer) Action {
+	s.refusal = true
+	name := func(n string) string { return header(e.Headers, n) }
+	perr := dialect.Classify(s.endpoint.Dialect, s.status, name, nil)
+	s.class = classOfProvider(perr.Class)
+	if s.class == ClassProviderAuth || s.class == ClassProviderQuota {
+		return s.replaceAnswer(e.Now)
+	}
+	if e.EndOfStream {
+		s.settle(e.Now)
+		a.Set = append(a.Set, Header{"x-airgate-class", string(s.class)})
+		return a
+	}
+	s.buffered = true
+	s.retryAfter = strings.Clone(name("retry-after"))
+	a.Buffer = true
+	return a
+}
+
+// replaceAnswer says 502 in the caller's dialect: what the provider says about
+// our credential or account is ours to read, not the caller's.
+func (s *Stream) replaceAnswer(now time.Time) Action {
+	code := ProviderAuth
+	text := "the provider did not accept airgate's credential; the platform team must look at it"
+	if s.class == ClassProviderQuota {
+		code = ProviderQuota
+		text = "the provider's account has no quota left; the platform team must look at it"
+	}
+	s.code = code
+	s.settle(now)
+	s.state = refused
+	s.sayDenial(code, text, nil)
+	return &s.deny
+}
+
+// responseBody passes one chunk and reads it: after the reply where nothing
+// depends on it, before where the chunk ends the answer or must change.
+func (s *Stream) responseBody(e *ResponseBody) Action {
+	c := &s.chunk
+	*c = Chunk{Set: c.Set[:0], EndOfStream: e.EndOfStream}
+	if s.state != answering {
+		return c
+	}
+	if s.buffered {
+		return s.errorBody(e)
+	}
+	if len(e.Chunk) > 0 {
+		if s.firstByte.IsZero() {
+			s.firstByte = e.Now
+			s.p.metrics.firstToken(s)
+		}
+		s.lastByte = e.Now
+	}
+	if !s.strip && !e.EndOfStream && !s.meter.Decisive(e.Chunk) {
+		s.unread = e.Chunk
+		return c
+	}
+	s.meter.Write(e.Chunk)
+	if s.strip {
+		pass := s.meter.Strip(e.Chunk, e.EndOfStream)
+		c.Replace, c.Body = true, pass
+	}
+	if e.EndOfStream {
+		s.meter.Close()
+	}
+	if e.EndOfStream || s.meter.Reading().Ending != dialect.Unfinished {
+		s.finish(e.Now, e.EndOfStream)
+	}
+	return c
+}
+
+// finish settles an answer that ended well, or as well as it can.
+func (s *Stream) finish(now time.Time, eos bool) {
+	r := s.meter.Reading()
+	switch {
+	case r.Ending == dialect.Failed:
+		s.class = classOfProvider(r.Error.Class)
+	case r.Ending == dialect.Finished, eos:
+		s.class = ClassOK
+	}
+	s.settle(now)
+}
+
+// errorBody has an error answer whole: Envoy held it back.
+func (s *Stream) errorBody(e *ResponseBody) Action {
+	s.buffered = false
+	name := func(n string) string {
+		if n == "retry-after" {
+			return s.retryAfter
+		}
+		return ""
+	}
+	perr := dialect.Classify(s.endpoint.Dialect, s.status, name, e.Chunk)
+	s.class = classOfProvider(perr.Class)
+	if s.class == ClassProviderAuth || s.class == ClassProviderQuota {
+		return s.replaceAnswer(e.Now)
+	}
+	s.settle(e.Now)
+	s.chunk.Set = append(s.chunk.Set, Header{"x-airgate-class", string(s.class)})
+	return &s.chunk
+}
+
+// responseTrailers ends an answer that has trailers.
+func (s *Stream) responseTrailers(e *ResponseTrailers) Action {
+	c := &s.chunk
+	*c = Chunk{Trailers: true}
+	if s.state != answering {
+		return c
+	}
+	if s.strip {
+		if rest := s.meter.Strip(nil, true); len(rest) > 0 {
+			c.Replace, c.Body = true, rest
+		}
+	}
+	s.meter.Close()
+	s.finish(e.Now, true)
+	return c
+}
+
+// notDurable answers in place of an answer that may not leave: its intent is
+// not on disk and will not be.
+func (s *Stream) notDurable(e *NotDurable) Action {
+	s.class = ClassGateway
+	s.code = JournalUnavailable
+	s.settle(e.Now)
+	s.state = refused
+	s.sayDenial(JournalUnavailable, "the audit journal cannot be written", nil)
+	return &s.deny
+}
+
+// localReply takes an answer that Envoy made. What releases and what settles
+// is told by whether the provider can have been reached.
+func (s *Stream) localReply(e *ResponseHeaders) {
+	reached := false
+	switch {
+	case strings.HasPrefix(e.Details, "request_payload_too_large"):
+		s.code, s.class = RequestTooLarge, ClassMalformed
+	case strings.HasPrefix(e.Details, "upgrade_failed"):
+		s.code, s.class = EndpointUnknown, ClassMalformed
+	case strings.Contains(e.Details, "remote_connection_failure"), strings.Contains(e.Details, "overflow"),
+		strings.HasPrefix(e.Details, "no_healthy_upstream"), strings.HasPrefix(e.Details, "direct_response"),
+		strings.HasPrefix(e.Details, "cluster_not_found"), strings.HasPrefix(e.Details, "route_not_found"):
+		s.class = ClassTransient
+	default:
+		s.class = ClassTransient
+		reached = true
+	}
+	if s.state == open {
+		s.envoys = true
+		s.notReached = !reached || e.Attempts == 0
+		s.settle(e.Now)
+		return
+	}
+	s.p.cfg.Ledger.Release(&s.hold, e.Now)
+	s.releaseBody()
+	if s.state != refused {
+		s.state = local
+	}
+	if s.key != nil {
+		s.appendDenial(e.Now)
+	}
+}
+
+func header(hs []Header, name string) string {
+	for _, h := range hs {
+		if h.Name == name {
+			return h.Value
+		}
+	}
+	return ""
+}
