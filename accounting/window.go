@@ -154,6 +154,11 @@ func firstInstant(day time.Time, zone *time.Location) time.Time {
 	for {
 		_, offset := t.Zone()
 		_, end := t.ZoneBounds()
+		if !end.IsZero() && !end.After(t) {
+			// Past the zone's table, from 2038, package time ends every year after
+			// 365 days, so that the last day of a leap year is past its bounds.
+			end = t.Add(time.Hour)
+		}
 		at := max(t.Unix(), wall-int64(offset))
 		if end.IsZero() || at < end.Unix() {
 			return time.Unix(at, 0).In(zone)

@@ -1,6 +1,8 @@
 package processor
 
 import (
+	"strings"
+
 	"airgate/accounting"
 	"airgate/policy"
 	"airgate/processor/dialect"
@@ -195,12 +197,14 @@ func classOfProvider(c dialect.ErrorClass) Class {
 	return ClassTransient
 }
 
-// classOfCause says why an answer that did not end well ended: from Envoy's
-// access log (flags and details as observed, see processor tests).
+// classOfCause says why an answer that did not end well ended, from the flags
+// of Envoy's access log, which are joined by commas.
 func classOfCause(c Cause) Class {
-	switch c.Flags {
-	case "DC", "DR": // downstream connection closed, downstream stream reset
-		return ClassClientClosed
+	for flag := range strings.SplitSeq(c.Flags, ",") {
+		switch flag {
+		case "DC", "DR": // downstream connection closed, downstream stream reset
+			return ClassClientClosed
+		}
 	}
 	return ClassTransient
 }

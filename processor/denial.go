@@ -17,8 +17,14 @@ const maxRetryAfter = 60 * time.Second
 // refuse ends a request with a refusal of a known caller: it gives back every
 // hold, writes the record and says why.
 func (s *Stream) refuse(code Code, now time.Time, why string) Action {
+	return s.refuseAs(outcomeOf(code).status, code, now, why)
+}
+
+// refuseAs is refuse with a status that says more than the code's own.
+func (s *Stream) refuseAs(status int, code Code, now time.Time, why string) Action {
 	s.giveUp(code, now)
 	s.sayDenial(code, why, nil)
+	s.deny.Status = status
 	if s.key != nil {
 		s.appendDenial(now)
 	}

@@ -44,13 +44,14 @@ func (s *Stream) requestHeaders(e *RequestHeaders) Action {
 	if in.word != "" {
 		return s.refuse(RequestMalformed, e.Now, in.word)
 	}
+	if in.bytes > MaxHeaderBytes || len(e.Headers) > MaxHeaders {
+		return s.refuseAs(431, RequestMalformed, e.Now, "the request has more than 100 headers or 64 KiB of them")
+	}
 	if in.contentLength > s.snap.MaxBodyBytes {
 		return s.refuseTooLarge(e.Now, in.contentLength)
 	}
 	if enc := in.contentEncoding; enc != "" && enc != "identity" {
-		s.refuse(RequestMalformed, e.Now, "the request body has a content-encoding; send it without compression")
-		s.deny.Status = 415
-		return &s.deny
+		return s.refuseAs(415, RequestMalformed, e.Now, "the request body has a content-encoding; send it without compression")
 	}
 	if endpoint.Operation == dialect.ListModels || endpoint.Operation == dialect.GetModel {
 		return s.answerModels(e.Now)
@@ -81,7 +82,14 @@ type inbound struct {
 	purpose          string
 	user, session    string
 	word             string // what is wrong with a header, in words
+	bytes            int
 }
+
+// What a request's headers may be in all, names and values.
+const (
+	MaxHeaderBytes = 64 << 10
+	MaxHeaders     = 100
+)
 
 // maxWord bounds what callers may put into the x-airgate- headers.
 const maxWord = 256
@@ -92,6 +100,7 @@ func (in *inbound) read(headers []Header) []string {
 	remove := []string{"accept-encoding"}
 	in.contentLength = -1
 	for _, h := range headers {
+		in.bytes += len(h.Name) + len(h.Value)
 		switch h.Name {
 		case ":method":
 			in.method = h.Value

@@ -39,9 +39,9 @@ func details(t testing.TB, d disk, dir string) map[string]bool {
 	return all
 }
 
-// A machine that loses power at any write, sync or rename: all that Wait
-// acknowledged is there, every State counts what is there, and nothing that a
-// crash can leave stops the next start.
+// A process that dies, or a machine that loses power, at any write, sync or
+// rename: all that was acknowledged is there, every State counts what is there,
+// and nothing that a crash can leave stops the next start.
 func TestPowerLossAtEveryPoint(t *testing.T) {
 	for seed := range uint64(400) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { powerLoss(t, seed) })
@@ -57,11 +57,14 @@ func powerLoss(t *testing.T, seed uint64) {
 		}
 	}
 	acked := map[string]bool{}
+	killed := map[string]bool{} // appended by a process that was killed since the power last failed
 	for round := range 4 {
 		d.off = 1 + rng.IntN(60)
+		appended := map[string]bool{}
 		state := newTally()
 		j, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", SegmentBytes: 1500, State: state, disk: d, Durability: Durability(seed % 2)})
 		if err == nil {
+			maps.Copy(acked, killed) // adopting makes them durable
 			var mu sync.Mutex
 			var wg sync.WaitGroup
 			for w := range 3 {
@@ -69,10 +72,13 @@ func powerLoss(t *testing.T, seed uint64) {
 					for i := 0; ; i++ {
 						r := record.Record{Type: record.Admin, Detail: fmt.Sprintf("%d/%d/%d", round, w, i)}
 						p, err := j.Append(&r)
-						if err == nil {
-							err = j.wait(t.Context(), uint64(p))
-						}
 						if err != nil {
+							return
+						}
+						mu.Lock()
+						appended[r.Detail] = true
+						mu.Unlock()
+						if err := j.wait(t.Context(), uint64(p)); err != nil {
 							return
 						}
 						mu.Lock()
@@ -86,11 +92,18 @@ func powerLoss(t *testing.T, seed uint64) {
 		} else if !errors.Is(err, errCrashed) {
 			t.Fatalf("Open in round %d: %v", round, err)
 		}
-		d = d.crash()
+		if rng.IntN(3) > 0 {
+			d = d.crash()
+			clear(killed)
+		} else { // only the process has died: what Append returned is there
+			d = d.kill()
+			maps.Copy(killed, appended)
+		}
 	}
 	state := newTally()
 	j := open(t, Config{Dir: simDir, State: state, disk: d})
 	closed(t, j)
+	maps.Copy(acked, killed)
 	there := details(t, d, simDir)
 	for detail := range acked {
 		if !there[detail] {
@@ -336,10 +349,7 @@ func TestEveryByteOfTheLastSegment(t *testing.T) {
 		}
 	}
 	closed(t, j)
-	var path string
-	var whole []byte
-	for path, whole = range d.segmentsOf(j.Writer()) {
-	}
+	path, whole := d.onlySegment(j.Writer())
 
 	reopened := func(t *testing.T, damaged []byte, what string) {
 		t.Helper()
@@ -552,10 +562,7 @@ func FuzzRecover(f *testing.F) {
 	if err := j.Close(); err != nil {
 		f.Fatal(err)
 	}
-	var path string
-	var whole []byte
-	for path, whole = range d.segmentsOf(j.Writer()) {
-	}
+	path, whole := d.onlySegment(j.Writer())
 	f.Add(uint16(0), []byte{})
 	f.Add(uint16(len(whole)), []byte("behind the end"))
 	f.Add(uint16(len(whole)-16), []byte{})

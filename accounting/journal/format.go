@@ -65,11 +65,11 @@ func (h *header) append(b []byte) []byte {
 	h.size = align(int64(headerFixed + len(h.writer) + 4))
 	b = append(b, magic...)
 	b = binary.LittleEndian.AppendUint32(b, version)
-	b = binary.LittleEndian.AppendUint32(b, uint32(h.size)) //nolint:gosec // a writer's name is short
+	b = binary.LittleEndian.AppendUint32(b, uint32(h.size))
 	b = append(b, h.id[:]...)
 	b = binary.LittleEndian.AppendUint64(b, h.first)
 	b = append(b, h.prev[:]...)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(h.writer))) //nolint:gosec // a writer's name is short
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(h.writer)))
 	b = append(b, h.writer...)
 	b = append(b, make([]byte, int(h.size)-4-(len(b)-start))...)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
@@ -129,7 +129,7 @@ func appendFrame(b []byte, typ byte, seq uint64, payload func([]byte) []byte) []
 // payload is the rest of b.
 func endFrame(b []byte, start int, typ byte, seq uint64) []byte {
 	length := len(b) - start - frameHeader
-	binary.LittleEndian.PutUint32(b[start:], uint32(length)) //nolint:gosec // at most maxPayload
+	binary.LittleEndian.PutUint32(b[start:], uint32(length))
 	b[start+4] = typ
 	binary.LittleEndian.PutUint64(b[start+5:], seq)
 	for (len(b)-start)%8 != 0 {

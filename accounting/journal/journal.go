@@ -263,8 +263,7 @@ func (j *Journal) leadLocked() {
 	}
 	j.mu.Lock()
 	j.writing = false
-	switch {
-	case err == nil:
+	if err == nil {
 		j.end += int64(len(b.frames))
 		j.metrics.grow(int64(len(b.frames)))
 		j.written, j.sum = b.last, b.sum
@@ -275,7 +274,7 @@ func (j *Journal) leadLocked() {
 			}
 		}
 		b.end(nil)
-	default:
+	} else {
 		// Numbers and sums of these records, and of those that were to follow
 		// them, are free again.
 		b.end(err)
@@ -429,7 +428,7 @@ func (j *Journal) rotateLocked(sound bool) {
 	j.writing = true
 	old := j.file
 	if sound && j.durable < j.written {
-		sound = j.syncLocked() == nil
+		_ = j.syncLocked() // if it fails, unsynced has all that is to be written again
 	}
 	checkpoint := j.checkpointLocked()
 	written := j.written

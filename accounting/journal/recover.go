@@ -28,7 +28,6 @@ const (
 	maxName           = 200
 )
 
-//nolint:gochecknoglobals // an immutable pattern
 var (
 	replicaName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 	writerName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*\.[0-9a-f]{20}$`)
@@ -201,8 +200,8 @@ func (j *Journal) adopt() (running []string, err error) {
 	return running, nil
 }
 
-// mend finds the end of a writer's records: it reads the newest segment and
-// cuts off what a crash has torn.
+// mend finds the end of a writer's records: it reads the newest segment, cuts
+// off what a crash has torn, and makes the rest durable.
 func (j *Journal) mend(dir, writer string) (h history, err error) {
 	h = history{dir: dir, head: record.Head{Writer: writer}}
 	if err := j.removeTemporary(dir); err != nil {
@@ -236,6 +235,14 @@ func (j *Journal) mend(dir, writer string) (h history, err error) {
 		h.cut, err = j.cut(&w)
 	default:
 		err = j.quarantine(err)
+	}
+	// A writer that was killed has left what it had not synced to the kernel:
+	// what is counted now, and named in the start record, must outlast it.
+	if err == nil {
+		err = s.Sync()
+	}
+	if err == nil {
+		err = j.disk.SyncDir(dir)
 	}
 	if err != nil {
 		return h, err
@@ -335,9 +342,6 @@ func (j *Journal) cut(w *walk) (string, error) {
 		return "", err
 	}
 	if err := w.Truncate(w.at); err != nil {
-		return "", err
-	}
-	if err := w.Sync(); err != nil {
 		return "", err
 	}
 	text := fmt.Sprintf("%d bytes that are no whole record were cut off behind record %d of %s", w.limit-w.at, w.next-1, w.writer)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -78,10 +79,7 @@ func (d *simDisk) crash() *simDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next := newSimDisk(d.rng.Uint64())
-	names := make(map[string]*simFile, len(d.safe))
-	for path, f := range d.safe {
-		names[path] = f
-	}
+	names := maps.Clone(d.safe)
 	for _, c := range d.last[:d.rng.IntN(len(d.last)+1)] {
 		c.apply(names)
 	}
@@ -114,9 +112,7 @@ func (d *simDisk) crash() *simDisk {
 		}
 		next.names[path] = &simFile{disk: next, path: path, data: data, safe: bytes.Clone(data)}
 	}
-	for path, f := range next.names {
-		next.safe[path] = f
-	}
+	maps.Copy(next.safe, next.names)
 	return next
 }
 
@@ -341,6 +337,15 @@ func (d *simDisk) segmentsOf(writer string) map[string][]byte {
 		}
 	}
 	return all
+}
+
+// onlySegment is the one segment of a writer that has one.
+func (d *simDisk) onlySegment(writer string) (path string, data []byte) {
+	all := d.segmentsOf(writer)
+	for path := range all {
+		return path, all[path]
+	}
+	panic("no segment")
 }
 
 // set replaces a file's contents.

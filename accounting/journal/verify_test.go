@@ -28,8 +28,7 @@ func book(t *testing.T, n int) (d *simDisk, writer, path string, all []record.Re
 		}
 		all = append(all, r)
 	}
-	for path = range d.segmentsOf(j.Writer()) {
-	}
+	path, _ = d.onlySegment(j.Writer())
 	return d, j.Writer(), path, all
 }
 
@@ -53,7 +52,7 @@ func forge(t *testing.T, d *simDisk, path string, records []record.Record) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := s.header.append(nil)
+	b := s.append(nil)
 	head := len(b)
 	b = appendFrame(b, typeCheckpoint, checkpoint.seq, func(b []byte) []byte { return append(b, checkpoint.payload...) })
 	for _, r := range records {

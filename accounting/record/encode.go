@@ -187,6 +187,8 @@ func appendHead(dst []byte, h *Head) []byte {
 }
 
 // tokenNames are the keys of the tokens object; each names one bucket.
+//
+//nolint:gochecknoglobals // an immutable table
 var tokenNames = [...]struct {
 	name string
 	at   func(*usage.Tokens) *money.Tokens

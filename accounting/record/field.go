@@ -49,6 +49,8 @@ func Fields() iter.Seq[*Field] {
 }
 
 // fields is the one list that the encoder, the decoder and SQL share.
+//
+//nolint:gochecknoglobals // an immutable table
 var fields = [...]Field{
 	{"type", Text, func(r *Record) any { return &r.Type }},
 	{"seq", Integer, func(r *Record) any { return &r.Seq }},
@@ -129,7 +131,7 @@ func (f *Field) Value(r *Record) any {
 		}
 	case *uint64:
 		if *p != 0 {
-			return int64(*p) //nolint:gosec // sequences do not reach 2^63
+			return int64(*p)
 		}
 	case *int:
 		if *p != 0 {
@@ -200,7 +202,7 @@ func (f *Field) setInt(r *Record, n int64) bool {
 	case *costOf:
 		p.Cost, p.HasCost = money.NanoUSD(n), true
 	case *uint64:
-		*p = uint64(n) //nolint:gosec // checked in the next line
+		*p = uint64(n)
 		return n >= 0
 	case *int:
 		*p = int(n)

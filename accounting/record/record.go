@@ -14,6 +14,7 @@ package record
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -71,7 +72,7 @@ type Hash [32]byte
 func Sum(canonical []byte) Hash { return sha256.Sum256(canonical) }
 
 // String is the hash in lower-case hexadecimal.
-func (h Hash) String() string { return fmt.Sprintf("%x", h[:]) }
+func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
 // Limit is one budget or limit that was checked for a call, with its values
 // at the moment of the decision. Money in USD, the rest in its own unit.

@@ -143,13 +143,13 @@ func Merge(records []record.Record) Request {
 			merged.Record = records[0]
 			continue
 		}
-		merged.add(&records[i])
+		overlay(&merged.Record, &records[i])
 	}
 	return merged
 }
 
-// add lays what r knows over what is known already.
-func (m *Request) add(r *record.Record) {
+// overlay lays what r knows over what m knows already.
+func overlay(m, r *record.Record) {
 	if r.Type == record.Adjust {
 		m.Cost, m.HasCost = m.Cost+r.Cost, m.HasCost || r.HasCost
 		m.Tokens.Add(&r.Tokens)
@@ -160,7 +160,7 @@ func (m *Request) add(r *record.Record) {
 		switch f.Name {
 		case "seq", "writer", "prev", "time":
 		default:
-			if err := f.SetValue(&m.Record, f.Value(r)); err != nil {
+			if err := f.SetValue(m, f.Value(r)); err != nil {
 				panic("report: " + err.Error()) // a field does not take its own value
 			}
 		}
@@ -168,4 +168,4 @@ func (m *Request) add(r *record.Record) {
 }
 
 // Open reports whether the request has not ended.
-func (m *Request) Open() bool { return m.Type == record.Intent }
+func (m Request) Open() bool { return m.Type == record.Intent }

@@ -2,9 +2,9 @@ package accesslog
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -125,14 +125,14 @@ func TestEntriesThatAreNoEnd(t *testing.T) {
 func TestUnclaimedEntriesAreBounded(t *testing.T) {
 	s := newSink(t, Config{Keep: 3})
 	for i := range 10 {
-		s.add(of(fmt.Sprint(i), nil, "via_upstream"), time.Now())
-		s.add(of(fmt.Sprint(i), nil, "via_upstream"), time.Now()) // twice: one place
+		s.add(of(strconv.Itoa(i), nil, "via_upstream"), time.Now())
+		s.add(of(strconv.Itoa(i), nil, "via_upstream"), time.Now()) // twice: one place
 	}
 	if len(s.known) != 3 || len(s.ring) != 3 {
 		t.Errorf("%d ids and %d entries are kept, want 3", len(s.known), len(s.ring))
 	}
 	for i, want := range map[int]bool{0: false, 6: false, 7: true, 8: true, 9: true} {
-		if _, ok := s.Wait(past(t), fmt.Sprint(i)); ok != want {
+		if _, ok := s.Wait(past(t), strconv.Itoa(i)); ok != want {
 			t.Errorf("Wait(%d) = %t, want %t", i, ok, want)
 		}
 	}
@@ -196,7 +196,7 @@ func TestWaitersAndEntriesInAnyOrder(t *testing.T) {
 	s := newSink(t, Config{})
 	var all sync.WaitGroup
 	for i := range 200 {
-		id := fmt.Sprint(i)
+		id := strconv.Itoa(i)
 		all.Go(func() { s.add(of(id, nil, id), time.Now()) })
 		all.Go(func() {
 			if got, ok := s.Wait(t.Context(), id); !ok || got.Details != id {

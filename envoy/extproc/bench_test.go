@@ -35,8 +35,9 @@ func (i *idler) Step(e processor.Event) processor.Action {
 	case *processor.ResponseBody:
 		i.chunk.EndOfStream = e.EndOfStream
 		return &i.chunk
+	default:
+		return &i.cont
 	}
-	return &i.cont
 }
 
 func marshal(b *testing.B, ms ...proto.Message) [][]byte {

@@ -379,7 +379,7 @@ func entry(f field) (key, value []byte, err error) {
 
 // field is one field of a message: v of a length-delimited one, u of a number.
 type field struct {
-	num protowire.Number
+	num int32
 	typ protowire.Type
 	u   uint64
 	v   []byte
@@ -391,7 +391,7 @@ func next(b []byte) (f field, rest []byte, err error) {
 	if n < 0 {
 		return f, nil, errWire
 	}
-	f.num, f.typ = num, typ
+	f.num, f.typ = int32(num), typ
 	b = b[n:]
 	switch typ {
 	case protowire.BytesType:

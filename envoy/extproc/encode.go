@@ -3,6 +3,7 @@ package extproc
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -95,7 +96,7 @@ func (e *encoder) forward(k kind, a *processor.Forward) (mem.BufferSlice, error)
 	if a.Body != nil {
 		w.bodyMutation(a.Body)
 	}
-	if err := w.headerMutation(2, a.Set, a.Remove); err != nil {
+	if err := w.headerMutation(a.Set, a.Remove); err != nil {
 		return nil, err
 	}
 	w.reply(k, common)
@@ -115,7 +116,7 @@ func (e *encoder) deny(a *processor.Deny) (mem.BufferSlice, error) {
 	if len(a.Body) > 0 {
 		w.bytes(3, a.Body)
 	}
-	if err := w.headerMutation(2, a.Headers, nil); err != nil {
+	if err := w.headerMutation(a.Headers, nil); err != nil {
 		return nil, err
 	}
 	status := w.mark()
@@ -135,7 +136,7 @@ func (e *encoder) answer(a *processor.Answer) (mem.BufferSlice, error) {
 		w.raw(e.buffered)
 	}
 	common := w.mark()
-	if err := w.headerMutation(2, a.Set, a.Remove); err != nil {
+	if err := w.headerMutation(a.Set, a.Remove); err != nil {
 		return nil, err
 	}
 	w.reply(responseHeaders, common)
@@ -157,7 +158,7 @@ func (e *encoder) chunk(a *processor.Chunk) (mem.BufferSlice, error) {
 	if a.Replace {
 		w.bodyMutation(a.Body)
 	}
-	if err := w.headerMutation(2, a.Set, nil); err != nil {
+	if err := w.headerMutation(a.Set, nil); err != nil {
 		return nil, err
 	}
 	w.reply(responseBody, common)
@@ -296,29 +297,30 @@ func (w *writer) reply(k kind, mark int) {
 	w.message(protowire.Number(k-1), mark)
 }
 
-// headerMutation writes HeaderMutation{set_headers = 1, remove_headers = 2}.
-func (w *writer) headerMutation(num protowire.Number, set []processor.Header, remove []string) error {
+// headerMutation writes HeaderMutation{set_headers = 1, remove_headers = 2}; it
+// is field 2 of CommonResponse and of ImmediateResponse.
+func (w *writer) headerMutation(set []processor.Header, remove []string) error {
 	if len(set)+len(remove) == 0 {
 		return nil
 	}
 	mutation := w.mark()
-	for i := len(remove) - 1; i >= 0; i-- {
-		if remove[i] == "" {
+	for _, name := range slices.Backward(remove) {
+		if name == "" {
 			return errNoHeaderName
 		}
-		w.text(2, remove[i])
+		w.text(2, name)
 	}
-	for i := len(set) - 1; i >= 0; i-- {
-		if set[i].Name == "" {
+	for _, h := range slices.Backward(set) {
+		if h.Name == "" {
 			return errNoHeaderName
 		}
 		option := w.mark()
-		w.text(3, set[i].Value) // HeaderValue.raw_value
-		w.text(1, set[i].Name)  // HeaderValue.key
-		w.message(1, option)    // HeaderValueOption.header
-		w.message(1, option)    // HeaderMutation.set_headers
+		w.text(3, h.Value)   // HeaderValue.raw_value
+		w.text(1, h.Name)    // HeaderValue.key
+		w.message(1, option) // HeaderValueOption.header
+		w.message(1, option) // HeaderMutation.set_headers
 	}
-	w.message(num, mutation)
+	w.message(2, mutation)
 	return nil
 }
 

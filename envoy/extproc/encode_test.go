@@ -238,8 +238,8 @@ func TestEncode(t *testing.T) {
 func TestEncodeRandomForwards(t *testing.T) {
 	e := mustEncoder()
 	rapid.Check(t, func(t *rapid.T) {
-		text := func(min, max int) string {
-			return strings.Repeat(string(rune('a'+rapid.IntRange(0, 25).Draw(t, "letter"))), rapid.IntRange(min, max).Draw(t, "length"))
+		text := func(least, most int) string {
+			return strings.Repeat(string(rune('a'+rapid.IntRange(0, 25).Draw(t, "letter"))), rapid.IntRange(least, most).Draw(t, "length"))
 		}
 		a := &processor.Forward{Body: []byte(text(1, 5000))}
 		want := &extprocv3.CommonResponse{BodyMutation: whole(string(a.Body)), ClearRouteCache: true, HeaderMutation: &extprocv3.HeaderMutation{}}

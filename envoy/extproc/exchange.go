@@ -213,6 +213,7 @@ func (x *exchange) clock(received time.Time, action processor.Action) {
 		x.decided = true
 	case *processor.Answer:
 		x.decided = true // Envoy has answered the request itself
+	case *processor.Continue, *processor.Chunk:
 	}
 }
 

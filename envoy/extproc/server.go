@@ -134,7 +134,7 @@ func New(cfg Config) (*Server, error) {
 	mode := xds.ProcessingMode()
 	s := &Server{
 		cfg:     cfg,
-		modes:   bodyModes{request: uint64(mode.GetRequestBodyMode()), response: uint64(mode.GetResponseBodyMode())}, //nolint:gosec // enum values
+		modes:   bodyModes{request: uint64(mode.GetRequestBodyMode()), response: uint64(mode.GetResponseBodyMode())},
 		health:  health.NewServer(),
 		encoder: encoder,
 		drained: make(chan struct{}),
@@ -167,7 +167,7 @@ func defaultTo[T int | time.Duration](v *T, otherwise T) {
 
 // service is envoy.service.ext_proc.v3.ExternalProcessor. The generated one
 // would decode every message into Go structs.
-var service = grpc.ServiceDesc{
+var service = grpc.ServiceDesc{ //nolint:gochecknoglobals // an immutable table
 	ServiceName: "envoy.service.ext_proc.v3.ExternalProcessor",
 	HandlerType: (*any)(nil),
 	Streams: []grpc.StreamDesc{{

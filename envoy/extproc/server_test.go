@@ -1,6 +1,7 @@
 package extproc_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,7 +19,7 @@ import (
 
 	filterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_proc/v3"
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
@@ -38,6 +40,7 @@ type script struct {
 	after func()
 	clean bool // Close wants no cause
 	panic string
+	id    string // "" = 0197-id
 
 	mu     sync.Mutex
 	events []string
@@ -51,7 +54,7 @@ func newScript(step func(e processor.Event) processor.Action) *script {
 	return &script{step: step, ended: make(chan struct{})}
 }
 
-func (s *script) RequestID() string { return "0197-id" }
+func (s *script) RequestID() string { return cmp.Or(s.id, "0197-id") }
 
 func (s *script) Step(e processor.Event) processor.Action {
 	s.mu.Lock()
@@ -397,10 +400,10 @@ func TestMessageOrders(t *testing.T) {
 			if err := c.Reset(); err != nil { // what Envoy does when all is done
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tt.events, s.settled(t)); diff != "" {
+			if diff := gocmp.Diff(tt.events, s.settled(t)); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff(tt.replies, replies); diff != "" {
+			if diff := gocmp.Diff(tt.replies, replies); diff != "" {
 				t.Errorf("replies (-want +got):\n%s", diff)
 			}
 		})
@@ -453,8 +456,9 @@ func TestFullDuplex(t *testing.T) {
 					return &processor.Chunk{Replace: true}
 				case *processor.ResponseTrailers:
 					return &processor.Chunk{Trailers: true, Replace: true, Body: []byte("a")}
+				default:
+					return pass(e)
 				}
-				return pass(e)
 			},
 			[]*extprocv3.ProcessingRequest{chunk("a"), extproctest.ResponseTrailers()},
 			[]string{"resb=a", "trailers"},
@@ -499,7 +503,7 @@ func TestFullDuplex(t *testing.T) {
 				}
 				replies = append(replies, name(r))
 			}
-			if diff := cmp.Diff(append(slices.Clone(opening), tt.replies...), replies); diff != "" {
+			if diff := gocmp.Diff(append(slices.Clone(opening), tt.replies...), replies); diff != "" {
 				t.Errorf("replies (-want +got):\n%s", diff)
 			}
 			if got := len(s.settled(t)); got != 3+tt.events {
@@ -516,8 +520,9 @@ func TestBufferedAnswerCanBeReplaced(t *testing.T) {
 			return &processor.Answer{Buffer: true}
 		case *processor.ResponseBody:
 			return &processor.Deny{Status: 502, Details: "airgate_provider_quota"}
+		default:
+			return pass(e)
 		}
-		return pass(e)
 	})
 	b := start(t, extproc.Config{}, s)
 	c := b.open(t)
@@ -689,7 +694,7 @@ func TestNothingIsLostAtReset(t *testing.T) {
 		calls[i] = b.open(t)
 		send(t, calls[i], requestHead(), extproctest.RequestBody([]byte("{}")), answerHead())
 		for n := range chunks {
-			send(t, calls[i], chunk(fmt.Sprint(n)))
+			send(t, calls[i], chunk(strconv.Itoa(n)))
 		}
 	}
 	time.Sleep(100 * time.Millisecond) // Envoy's last chunk and its reset are not one packet
@@ -797,7 +802,8 @@ func TestQueueIsBounded(t *testing.T) {
 	c := b.open(t)
 	send(t, c, requestHead(), extproctest.RequestBody([]byte("{}")), answerHead())
 	flood := chunk(strings.Repeat("x", 8<<10))
-	for c.Send(flood) == nil {
+	for err := error(nil); err == nil; {
+		err = c.Send(flood)
 	}
 	if got := status.Code(end(c)); got != codes.ResourceExhausted {
 		t.Errorf("status = %v, want ResourceExhausted", got)
@@ -856,8 +862,9 @@ func durableAnswer(e processor.Event) processor.Action {
 		return &processor.Answer{Durable: 7}
 	case *processor.NotDurable:
 		return &processor.Deny{Status: 503, Details: "airgate_journal_unavailable"}
+	default:
+		return pass(e)
 	}
-	return pass(e)
 }
 
 func TestDurableWait(t *testing.T) {
@@ -934,7 +941,7 @@ func TestDurableWait(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []string{"resh[via_upstream 1]", "resb[a]"} // and no "not durable"
-		if diff := cmp.Diff(want, s.settled(t)); diff != "" {
+		if diff := gocmp.Diff(want, s.settled(t)); diff != "" {
 			t.Errorf("events (-want +got):\n%s", diff)
 		}
 	})

@@ -52,7 +52,13 @@ func connectionManager(maxBody int64, routes []*routev3.Route) *hcmv3.HttpConnec
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		SchemeHeaderTransformation: &corev3.SchemeHeaderTransformation{MatchUpstream: true},
 
+		// Envoy refuses what is over its own limits with a reply that ext_proc
+		// still has to see, and closes the connection before it has: the caller
+		// would get no answer at all (seen on 1.40). So Envoy takes more than
+		// airgate does (processor.MaxHeaderBytes), and airgate refuses in words.
+		MaxRequestHeadersKb: wrapperspb.UInt32(256),
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
+			MaxHeadersCount:              wrapperspb.UInt32(1000),
 			IdleTimeout:                  durationpb.New(time.Hour),
 			HeadersWithUnderscoresAction: corev3.HttpProtocolOptions_DROP_HEADER,
 		},

@@ -95,13 +95,13 @@ func Any() *rapid.Generator[record.Record] {
 	return rapid.Custom(func(t *rapid.T) record.Record {
 		str := func(label string) string { return text.Draw(t, label) }
 		r := record.Record{
-			Type: record.Type(rapid.IntRange(1, 6).Draw(t, "type")), Seq: rapid.Uint64Range(0, 1<<63-1).Draw(t, "seq"), Writer: str("writer"),
+			Type: record.Type(rapid.Uint8Range(1, 6).Draw(t, "type")), Seq: rapid.Uint64Range(0, 1<<63-1).Draw(t, "seq"), Writer: str("writer"),
 			RequestID: str("request_id"), KeyID: str("key_id"), KeyName: str("key_name"), Team: str("team"), TeamPath: str("team_path"),
 			CostCenter: str("cost_center"), Purpose: str("purpose"), PurposeSource: str("purpose_source"), User: str("user"), UserSource: str("user_source"),
 			Session: str("session"), Endpoint: str("endpoint"), Dialect: str("dialect"), Stream: optional(t, "stream"), ModelRequested: str("model_requested"),
 			Model: str("model"), Provider: str("provider"), ModelServed: str("model_served"), PriceID: str("price_id"),
 			Decision: str("decision"), Code: str("code"), Rule: str("rule"), ConfigHash: str("config_hash"),
-			Reserved: money.NanoUSD(amount.Draw(t, "reserved")), UsageSource: usage.Source(rapid.IntRange(0, int(usage.None)).Draw(t, "usage_source")),
+			Reserved: money.NanoUSD(amount.Draw(t, "reserved")), UsageSource: usage.Source(rapid.Uint8Range(0, uint8(usage.None)).Draw(t, "usage_source")),
 			Class: str("class"), Family: str("family"), Status: rapid.IntRange(-1, 599).Draw(t, "status"), UpstreamStatus: rapid.IntRange(0, 599).Draw(t, "upstream"),
 			TTFT:     time.Duration(rapid.Int64Range(0, 1<<40).Draw(t, "ttft")) * time.Millisecond,
 			Duration: time.Duration(rapid.Int64Range(0, 10).Draw(t, "duration")) * time.Millisecond,

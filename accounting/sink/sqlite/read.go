@@ -34,7 +34,7 @@ func (r *Reader) Records(ctx context.Context, writer string, after uint64) iter.
 	return func(yield func(record.Record, error) bool) {
 		const page = 256
 		for {
-			all, err := recordsOf(ctx, r.db, "WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?", writer, int64(after), page) //nolint:gosec // sequences do not reach 2^63
+			all, err := recordsOf(ctx, r.db, "WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?", writer, int64(after), page)
 			if err != nil {
 				yield(record.Record{}, err)
 				return
@@ -198,20 +198,16 @@ func (r *Reader) Usage(ctx context.Context, q report.UsageQuery) (report.Usage, 
 		}
 		by = append(by, string(d))
 	}
-	query := "SELECT "
-	for _, d := range by {
-		query += d + ", "
-	}
-	query += "sum(requests), sum(cost_nano)"
+	what := append(slices.Clone(by), "sum(requests)", "sum(cost_nano)")
 	for _, bucket := range buckets() {
-		query += ", sum(" + bucket + ")"
+		what = append(what, "sum("+bucket+")")
 	}
-	query += " FROM " + table + " WHERE quarter >= ? AND quarter < ?"
+	rest := "HAVING count(*) > 0"
 	if len(by) > 0 {
-		query += " GROUP BY " + strings.Join(by, ", ") + " ORDER BY " + strings.Join(by, ", ")
-	} else {
-		query += " HAVING count(*) > 0"
+		group := strings.Join(by, ", ")
+		rest = "GROUP BY " + group + " ORDER BY " + group
 	}
+	query := fmt.Sprintf("SELECT %s FROM %s WHERE quarter >= ? AND quarter < ? %s", strings.Join(what, ", "), table, rest) //nolint:gosec // our own names only
 	rows, err := r.db.QueryContext(ctx, query, from, to)
 	if err != nil {
 		return u, fmt.Errorf("read usage: %w", err)

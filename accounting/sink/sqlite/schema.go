@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -132,7 +133,7 @@ func versionOf(ctx context.Context, q interface {
 	case have > schemaVersion:
 		return 0, fmt.Errorf("the schema has version %d, this airgate knows %d: run the newer airgate that wrote it, or choose another file", have, schemaVersion)
 	case have == 0 && tables > 0:
-		return 0, fmt.Errorf("the file is another program's database: choose another one")
+		return 0, errors.New("the file is another program's database: choose another one")
 	}
 	return have, nil
 }

@@ -102,7 +102,7 @@ func (s *Sink) write(ctx context.Context, batch []record.Record) error {
 	}
 	before := head.Seq
 	names := columns()
-	insert, err := tx.PrepareContext(ctx, "INSERT INTO records ("+strings.Join(names, ", ")+") VALUES (?"+strings.Repeat(", ?", len(names)-1)+")")
+	insert, err := tx.PrepareContext(ctx, insertInto("records", names))
 	if err != nil {
 		return err
 	}
@@ -142,10 +142,15 @@ func (s *Sink) write(ctx context.Context, batch []record.Record) error {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, "INSERT INTO heads (writer, seq, hash) VALUES (?, ?, ?) ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
-		head.Writer, int64(head.Seq), head.Hash.String()); err != nil { //nolint:gosec // sequences do not reach 2^63
+		head.Writer, int64(head.Seq), head.Hash.String()); err != nil {
 		return err
 	}
 	return tx.Commit()
+}
+
+// insertInto is SQL of our own names only; the values are parameters.
+func insertInto(table string, names []string) string {
+	return "INSERT INTO " + table + " (" + strings.Join(names, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(names)-1) + ")"
 }
 
 // Close releases the file.
@@ -223,16 +228,16 @@ func (t totals) add(ctx context.Context, tx *sql.Tx, r *record.Record) error {
 	quarter := quarterOf(admission(of))
 	for table, by := range sums() {
 		key := []any{quarter}
-		text := strconv.FormatInt(quarter, 10)
+		text := strconv.AppendInt(nil, quarter, 10)
 		for _, d := range by {
 			v := valueOf(of, d)
 			key = append(key, v)
-			text += "\x00" + v
+			text = append(append(text, 0), v...)
 		}
-		sum := t[table][text]
+		sum := t[table][string(text)]
 		if sum == nil {
 			sum = &total{key: key}
-			t[table][text] = sum
+			t[table][string(text)] = sum
 		}
 		if r.Type == record.Settle {
 			sum.requests++
@@ -278,14 +283,13 @@ func (t totals) store(ctx context.Context, tx *sql.Tx) error {
 	for table, by := range sums() {
 		names := append([]string{"quarter"}, by...)
 		key := strings.Join(names, ", ")
+		set := []string{"requests = requests + excluded.requests", "cost_nano = coalesce(cost_nano + excluded.cost_nano, cost_nano, excluded.cost_nano)"}
+		for _, bucket := range buckets() {
+			set = append(set, bucket+" = "+bucket+" + excluded."+bucket)
+		}
 		names = append(names, "requests", "cost_nano")
 		names = append(names, buckets()...)
-		query := "INSERT INTO " + table + " (" + strings.Join(names, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(names)-1) + ") ON CONFLICT (" + key + ") DO UPDATE SET " +
-			"requests = requests + excluded.requests, cost_nano = coalesce(cost_nano + excluded.cost_nano, cost_nano, excluded.cost_nano)"
-		for _, bucket := range buckets() {
-			query += ", " + bucket + " = " + bucket + " + excluded." + bucket
-		}
-		upsert, err := tx.PrepareContext(ctx, query)
+		upsert, err := tx.PrepareContext(ctx, insertInto(table, names)+" ON CONFLICT ("+key+") DO UPDATE SET "+strings.Join(set, ", "))
 		if err != nil {
 			return err
 		}

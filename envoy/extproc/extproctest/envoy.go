@@ -64,7 +64,7 @@ func dial(addr, method string) (*Envoy, error) {
 	if path, ok := strings.CutPrefix(addr, "unix://"); ok {
 		network, addr = "unix", path
 	}
-	conn, err := net.Dial(network, addr) //nolint:noctx // a test's connection
+	conn, err := net.Dial(network, addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial ext_proc: %w", err)
 	}
@@ -217,7 +217,7 @@ func (c *Call) frame(b []byte) error {
 		return err
 	}
 	message := make([]byte, 5, 5+len(b))
-	binary.BigEndian.PutUint32(message[1:], uint32(len(b))) //nolint:gosec // tests do not send 4 GiB
+	binary.BigEndian.PutUint32(message[1:], uint32(len(b)))
 	message = append(message, b...)
 	for len(message) > 0 {
 		n := min(int64(len(message)), maxFrame, e.window, c.window)
