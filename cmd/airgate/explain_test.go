@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"airgate/accounting/record"
+	"airgate/accounting/record/recordtest"
+)
+
+func TestExplainText(t *testing.T) {
+	deny := recordtest.Examples()["deny"]
+	deny.ModelRequested = "gpt\x1b[2J\nfake line"
+	deny.Purpose, deny.PurposeSource = "eval", "key"
+	deny.Limits = []record.Limit{
+		{Name: "rate", Account: "a", Resource: "requests", Limit: 20, Used: 30, Needed: 1, Mode: "enforce"},
+		{Name: "fits", Account: "b", Resource: "usd", Limit: 5e9, Used: 1e9, Reserved: 1e9, Needed: 3e9, Mode: "enforce"},
+		{Name: "tight", Account: "c", Resource: "usd", Limit: 5e9, Used: 1e9, Reserved: 1e9, Needed: 3e9 + 1, Mode: "shadow", Reset: recordtest.Noon()},
+	}
+	deny.WouldDeny = []string{"budget:tight"}
+	open := recordtest.Examples()["intent"]
+	open.Limits = nil
+	for name, c := range map[string]struct {
+		r    record.Record
+		want string
+	}{
+		"refused": {deny, `request    019a49b1-2f3a-7c11-8a4e-0123456789ac at 2026-11-03T12:00:00.250Z
+decision   refused (rule_denied), policy
+key        search-prod (k7Qm2xT9aB4c)
+team       search
+purpose    eval, from key
+call       POST /v1/messages, model gpt` + "\ufffd[2J\ufffd" + `fake line
+target     claude-sonnet-4-6 at anthropic
+rule       eu-only
+shadow     budget:tight would have refused it
+limit      rate: 20 requests, used 30, held by others 0, needed 1
+limit      fits: 5 USD, used 1, held by others 1, needed 3
+limit      tight: 5 USD, used 1, held by others 1, needed 3.000000001, until 2026-11-03T12:00:00.250Z (shadow: never refuses) <- does not fit
+answer     status 403, ended after 1 ms
+config     5b8e
+`},
+		"open": {open, `request    019a49b1-2f3a-7c11-8a4e-0123456789ab at 2026-11-03T12:00:00.250Z
+decision   allowed, open
+key        search-prod (k7Qm2xT9aB4c)
+team       search/search-ml
+purpose    support-chat, from header
+call       POST /v1/chat/completions, model gpt-5.4-mini
+target     gpt-5.4-mini at openai
+shadow     limit:sonnet would have refused it
+shadow     rule:eu-only would have refused it
+held       0.0163845 USD at most, price 2026-11-01/openai/gpt-5.4-mini
+config     5b8e
+`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var e explained
+			if err := json.Unmarshal(record.AppendObject(nil, &c.r), &e); err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(strings.Split(c.want, "\n"), strings.Split(e.text(), "\n")); d != "" {
+				t.Errorf("text, want - got +:\n%s", d)
+			}
+		})
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	for addr, want := range map[string]bool{
+		"127.0.0.1:9901": true, "127.9.9.9:1": true, "[::1]:9901": true, "localhost:0": true,
+		"0.0.0.0:9901": false, ":9901": false, "[::]:9901": false, "10.0.0.1:9901": false, "airgate:9901": false, "127.0.0.1": false, "": false,
+	} {
+		if err := loopback(addr); (err == nil) != want {
+			t.Errorf("loopback(%q) = %v, want allowed: %v", addr, err, want)
+		}
+	}
+}
+
+func TestParseExpiry(t *testing.T) {
+	now := time.Date(2026, 11, 3, 12, 0, 0, 5, time.UTC)
+	for text, want := range map[string]time.Time{
+		"24h":                       time.Date(2026, 11, 4, 12, 0, 0, 0, time.UTC),
+		"2027-05-01":                time.Date(2027, 5, 1, 0, 0, 0, 0, time.UTC),
+		"2027-05-01T02:00:00+02:00": time.Date(2027, 5, 1, 0, 0, 0, 0, time.UTC),
+		"2026-11-03":                {}, "-1h": {}, "0s": {}, "tomorrow": {}, "": {}, "2027-13-01": {},
+	} {
+		got, err := parseExpiry(text, now)
+		if !got.Equal(want) || (err == nil) == want.IsZero() {
+			t.Errorf("parseExpiry(%q) = %s, %v, want %s", text, got, err, want)
+		}
+	}
+}

@@ -1,0 +1,507 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"airgate/accounting"
+	"airgate/accounting/journal"
+	"airgate/accounting/quota/memory"
+	"airgate/accounting/record"
+	"airgate/accounting/sink/sqlite"
+	"airgate/accounting/usage"
+	"airgate/cmd/airgate/admin"
+	"airgate/envoy/accesslog"
+	"airgate/envoy/extproc"
+	"airgate/envoy/xds"
+	"airgate/policy/config"
+	"airgate/processor"
+)
+
+const (
+	// bodyMemory is how many bytes of request bodies may be in memory at once.
+	bodyMemory = 512 << 20
+	// shippingTime is how long a stop waits for the sink. What is not in it by
+	// then is in the journal, and shipped at the next start.
+	shippingTime = 2 * time.Second
+	// doorGrace is how long a stop waits for open calls of the API.
+	doorGrace = time.Second
+)
+
+// gatewayOptions is what `serve`, `run` and `demo` start a gateway with.
+type gatewayOptions struct {
+	config      string
+	data        string
+	admin       string // address of the loopback API
+	ops         string // address of metrics and probes; "" = none
+	extProc     string // unix:///path; "" = <data>/extproc.sock
+	drainToken  string // file with the token of /drain; "" = no drain
+	startsEnvoy bool   // Envoy is started by us, so that it can have credentials from our environment
+	log         *slog.Logger
+}
+
+// socket is the address that Envoy finds airgate at.
+func (o *gatewayOptions) socket() string {
+	if o.extProc != "" {
+		return o.extProc
+	}
+	abs, err := filepath.Abs(o.data)
+	if err != nil {
+		abs = o.data // extproc.Listen says what is wrong with it
+	}
+	return "unix://" + filepath.Join(abs, "extproc.sock")
+}
+
+// phase is how far a gateway is in its life.
+type phase = int32
+
+const (
+	starting phase = iota
+	serving
+	stopping
+)
+
+// gateway is one running airgate: everything behind the ext_proc socket. Its
+// parts are opened in the order of the fields and closed in the reverse.
+type gateway struct {
+	gatewayOptions
+
+	registry  *prometheus.Registry
+	adminDoor door
+	opsDoor   door
+	balances  *accounting.Balances // what the journal adds up to
+	hashKey   []byte
+	journal   *journal.Journal
+	ledger    *accounting.Ledger
+	sink      *sqlite.Sink
+	reloader  *config.Reloader
+	processor *processor.Processor
+	server    *extproc.Server
+
+	phase        atomic.Int32
+	stop         context.CancelFunc // ends the tasks
+	tasks        sync.WaitGroup
+	failed       chan error // tasks that ended otherwise
+	stopShipping context.CancelFunc
+	shipped      chan struct{} // closed when shipping has ended
+}
+
+// startGateway returns a gateway that answers Envoy. With the in-process quota
+// store it waits for the data directory until ctx ends. Until then the probes
+// answer already.
+func startGateway(ctx context.Context, o gatewayOptions) (*gateway, error) {
+	snapshot, err := loadConfig(o.config)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.accept(snapshot); err != nil {
+		return nil, problem(err)
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g := &gateway{gatewayOptions: o, registry: prometheus.NewRegistry(), stop: stop, failed: make(chan error, 8)}
+	started := context.AfterFunc(ctx, stop) // from here on ctx is for the caller to watch
+	for _, open := range []func(context.Context, *config.Snapshot) error{
+		g.openDoors, g.openJournal, g.openLedger, g.openSink, g.openProcessor, g.openSocket,
+	} {
+		if err = open(running, snapshot); err != nil {
+			break
+		}
+	}
+	if !started() && err == nil {
+		err = problem(ctx.Err())
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.closeWithin(ctx, doorGrace))
+	}
+	g.phase.Store(serving)
+	return g, nil
+}
+
+// accept refuses what cannot work here, and warns of what is probably not
+// meant.
+func (o *gatewayOptions) accept(s *config.Snapshot) error {
+	for _, p := range s.Providers {
+		if p.CredentialEnv != "" && !o.startsEnvoy {
+			return fmt.Errorf("provider %s takes its credential from the environment, which only `airgate run` and "+
+				"`airgate demo` hand to Envoy: use credential: {file: …}", p.Name)
+		}
+	}
+	for _, w := range s.Warnings {
+		o.log.Warn("config", slog.String("problem", w.Error()))
+	}
+	if !s.HasKeys {
+		o.log.Warn("no keys are configured, so every caller is refused",
+			slog.String("next", "airgate keys create --team TEAM --name NAME --config "+o.config))
+	}
+	return nil
+}
+
+// openDoors comes first: a port that is in use is told before anything is
+// waited for, and who asks for readiness gets an answer.
+func (g *gateway) openDoors(ctx context.Context, _ *config.Snapshot) error {
+	g.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	g.setDoors(admin.Config{})
+	if err := g.openDoor(ctx, "--admin", g.admin, &g.adminDoor); err != nil {
+		return err
+	}
+	if g.ops == "" {
+		return nil
+	}
+	return g.openDoor(ctx, "--ops", g.ops, &g.opsDoor)
+}
+
+func (g *gateway) openDoor(ctx context.Context, flag, addr string, d *door) error {
+	l, err := listen(ctx, flag, addr)
+	if err != nil {
+		return err
+	}
+	d.addr = l.Addr()
+	g.task("HTTP server of "+flag, func() error { return serveHTTP(ctx, l, d, doorGrace) })
+	return nil
+}
+
+// setDoors lets the doors tell what cfg has, and what every gateway has.
+func (g *gateway) setDoors(cfg admin.Config) {
+	cfg.Gatherer, cfg.Ready = g.registry, g.ready
+	if g.drainToken != "" {
+		cfg.Drain = newEnvoyAdmin(xds.AdminSocket(g.socket())).drain
+		cfg.DrainToken = func() (string, error) { return readToken(g.drainToken) }
+	}
+	api := admin.New(cfg)
+	g.adminDoor.set(api.Admin())
+	g.opsDoor.set(api.Ops())
+}
+
+// openJournal also settles what a crash left open.
+func (g *gateway) openJournal(ctx context.Context, s *config.Snapshot) error {
+	if err := os.MkdirAll(g.data, 0o700); err != nil {
+		return unreachable(fmt.Errorf("make data directory: %w", err))
+	}
+	g.balances = accounting.NewBalances()
+	var err error
+	g.journal, err = journal.Open(ctx, journal.Config{
+		Dir: journalDir(g.data), Replica: replica(), Durability: s.Journal.Durability,
+		Exclusive: true, State: g.balances, Log: g.log, Registerer: g.registry,
+	})
+	if err != nil {
+		return err
+	}
+	if g.hashKey, err = loadHashKey(filepath.Join(g.data, "hash.key")); err != nil {
+		return err
+	}
+	open := g.balances.Open()
+	if err := settleOrphans(g.journal, open, time.Now()); err != nil {
+		return err
+	}
+	if len(open) > 0 {
+		g.log.Warn("calls that were open at the last end are charged at their bound", slog.Int("calls", len(open)))
+	}
+	return nil
+}
+
+func (g *gateway) openLedger(_ context.Context, s *config.Snapshot) (err error) {
+	g.ledger, err = accounting.New(accounting.Config{
+		Store: memory.New(), Replica: g.journal.Writer(), Registerer: g.registry, Log: g.log,
+	})
+	if err != nil {
+		return err
+	}
+	return restore(g.ledger, g.balances, s, time.Now()) //nolint:contextcheck // the store is in memory
+}
+
+// restore makes the ledger know the config's limits and what was spent on them.
+func restore(l *accounting.Ledger, b *accounting.Balances, s *config.Snapshot, now time.Time) error {
+	if err := l.Apply(s.Limits, now); err != nil {
+		return fmt.Errorf("apply limits: %w", err)
+	}
+	if err := l.Restore(b, now); err != nil {
+		return fmt.Errorf("restore balances: %w", err)
+	}
+	return nil
+}
+
+func (g *gateway) openSink(ctx context.Context, s *config.Snapshot) (err error) {
+	name, path := sinkOf(g.data, s)
+	if g.sink, err = sqlite.Open(ctx, path); err != nil {
+		return err
+	}
+	shipping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.stopShipping, g.shipped = stop, make(chan struct{})
+	go func() {
+		defer close(g.shipped)
+		g.ship(shipping, name)
+	}()
+	return nil
+}
+
+// ship ends with the journal. A sink that cannot go on does not end the
+// gateway: what it lacks is in the journal, and its lag is a metric.
+func (g *gateway) ship(ctx context.Context, name string) {
+	switch err := g.journal.Ship(ctx, name, g.sink); {
+	case errors.Is(err, context.Canceled):
+		g.log.Warn("the sink does not have all records yet: the rest is shipped at the next start", slog.String("sink", name))
+	case err != nil:
+		g.log.Error("nothing more is shipped to the sink", slog.String("sink", name), slog.Any("error", err))
+	}
+}
+
+func (g *gateway) openProcessor(ctx context.Context, s *config.Snapshot) (err error) {
+	g.reloader, err = config.NewReloader(config.ReloaderConfig{
+		Path: g.config, Initial: s, Check: sameProviders, Log: g.log, Registerer: g.registry,
+		Apply: func(next *config.Snapshot) error { return g.ledger.Apply(next.Limits, time.Now()) },
+	})
+	if err != nil {
+		return err
+	}
+	g.processor, err = processor.New(processor.Config{
+		Snapshot: g.reloader.Current, Ledger: g.ledger, Journal: g.journal, HashKey: g.hashKey,
+		BodyBytes: bodyMemory, Log: g.log, Registerer: g.registry,
+	})
+	if err != nil {
+		return err
+	}
+	g.task("config reload", func() error { return g.reloader.Run(ctx) })
+	g.task("count of strangers", func() error { return g.countStrangers(ctx) })
+	return nil
+}
+
+// openSocket comes last: from here on there are callers.
+func (g *gateway) openSocket(_ context.Context, s *config.Snapshot) error {
+	causes, err := accesslog.New(accesslog.Config{Log: g.log, Registerer: g.registry})
+	if err != nil {
+		return err
+	}
+	g.server, err = extproc.New(extproc.Config{
+		Begin: func(now time.Time) extproc.Stream { return g.processor.Begin(now) },
+		Wait:  g.journal.Wait, Causes: causes, MaxBodyBytes: s.MaxBodyBytes, Log: g.log, Registerer: g.registry,
+	})
+	if err != nil {
+		return err
+	}
+	socket, err := extproc.Listen(g.socket())
+	if err != nil {
+		return unreachable(err)
+	}
+	g.task("ext_proc server", func() error { return g.server.Serve(socket) })
+	g.setDoors(admin.Config{
+		Source: g.sink, Fresh: g.journal.Shipped, Budgets: g.ledger.Budgets, Snapshot: g.reloader.Current, Status: g.reloader.Status,
+		Keys: func() ([]config.ListedKey, error) { return config.ListKeys(g.config) },
+	})
+	return nil
+}
+
+// task runs f until the gateway is closed; it is a failure of the whole if f
+// ends before, or with an error.
+func (g *gateway) task(name string, f func() error) {
+	g.tasks.Go(func() {
+		err := f()
+		if err == nil && g.phase.Load() != stopping {
+			err = errEnded
+		}
+		if err != nil {
+			g.failed <- fmt.Errorf("%s: %w", name, err)
+		}
+	})
+}
+
+var errEnded = errors.New("ended before it was told to")
+
+// ready says why Envoy should not be sent callers.
+func (g *gateway) ready(ctx context.Context) error {
+	switch g.phase.Load() {
+	case starting:
+		return errors.New("starting: reading the journal, or waiting for another airgate to leave the data directory")
+	case stopping:
+		return errors.New("stopping")
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(g.socket(), "unix://"))
+	if err != nil {
+		return fmt.Errorf("envoy cannot reach airgate: %w", err)
+	}
+	return conn.Close()
+}
+
+// countStrangers writes, every second, how many callers without a valid key
+// were refused.
+func (g *gateway) countStrangers(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			if err := g.processor.Flush(now); err != nil {
+				g.log.Error("refused strangers are not recorded yet", slog.Any("error", err))
+			}
+		}
+	}
+}
+
+// wait returns when ctx has ended or a part of the gateway has failed, which is
+// its error.
+func (g *gateway) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-g.failed:
+		return err
+	}
+}
+
+// closeWithin closes the gateway; streams that are open after drain are cut.
+func (g *gateway) closeWithin(ctx context.Context, drain time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	return g.close(ctx)
+}
+
+// close stops every part, streams first, the sink last. ctx bounds only the
+// streams: those open when it ends are cut and settled. It also closes what
+// startGateway has opened of a gateway.
+func (g *gateway) close(ctx context.Context) error {
+	g.phase.Store(stopping)
+	var errs []error
+	if g.server != nil {
+		if err := g.server.Stop(ctx); err != nil {
+			g.log.Warn("answers that were still open have been cut", slog.Any("reason", err))
+		}
+	}
+	g.stop()
+	g.tasks.Wait()
+	if g.processor != nil {
+		errs = append(errs, g.processor.Flush(time.Now().Add(time.Hour)))
+	}
+	if g.journal != nil {
+		errs = append(errs, g.journal.Close())
+	}
+	if g.sink != nil {
+		errs = append(errs, g.closeSink())
+	}
+	close(g.failed)
+	for err := range g.failed {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// closeSink waits until the sink has what the journal, which is closed, has.
+func (g *gateway) closeSink() error {
+	late := time.AfterFunc(shippingTime, g.stopShipping)
+	<-g.shipped
+	late.Stop()
+	g.stopShipping()
+	return g.sink.Close()
+}
+
+// settleOrphans ends the calls that a crash left open: nobody knows what they
+// cost, so they cost their bound, and the record says so.
+func settleOrphans(j journal.Writer, open []accounting.OpenIntent, now time.Time) error {
+	for _, o := range open {
+		_, err := j.Append(&record.Record{
+			Type: record.Settle, Time: now, RequestID: o.RequestID, Decision: "allow",
+			Reserved: o.Reserved, Cost: o.Reserved, HasCost: true, UsageSource: usage.None,
+			Class: string(processor.ClassGateway), Family: processor.ClassGateway.Family(), Cause: "airgate_restarted",
+		})
+		if err != nil {
+			return fmt.Errorf("settle request %s, open since the last end: %w", o.RequestID, err)
+		}
+	}
+	return nil
+}
+
+const hashKeyBytes = 32
+
+// loadHashKey reads, or makes, the key of the hashes of user and session. Who
+// calls it has the data directory for himself.
+func loadHashKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path) //nolint:gosec // a file of the data directory
+	if err == nil {
+		if len(key) != hashKeyBytes {
+			return nil, fmt.Errorf("hash key %s: want %d bytes, got %d; restore it, or move it away to begin with a new one: "+
+				"users and sessions of then and now can no longer be matched", path, hashKeyBytes, len(key))
+		}
+		return key, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read hash key: %w", err)
+	}
+	key = make([]byte, hashKeyBytes)
+	_, _ = rand.Read(key) // never fails
+	if err := os.WriteFile(path+".new", key, 0o600); err != nil {
+		return nil, fmt.Errorf("write hash key: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return nil, fmt.Errorf("write hash key: %w", err)
+	}
+	return key, nil
+}
+
+// replica names this airgate among others: the pod, or the host.
+func replica() string {
+	host, _ := os.Hostname() // without one it has the common name
+	return cmp.Or(os.Getenv("AIRGATE_REPLICA"), os.Getenv("POD_NAME"), host, "airgate")
+}
+
+func journalDir(data string) string { return filepath.Join(data, "journal") }
+
+// sinkOf is the records database: the configured sink, or the usual one.
+func sinkOf(data string, s *config.Snapshot) (name, path string) {
+	name, path = "local", "usage.db"
+	for _, sink := range s.Sinks { // there is at most one
+		name, path = sink.Name, cmp.Or(sink.Path, path)
+	}
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(data, path)
+	}
+	return name, path
+}
+
+func buildInfo() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "airgate_build_info", Help: "Always 1; the labels say what runs.", ConstLabels: prometheus.Labels{"version": version},
+	}, func() float64 { return 1 })
+}
+
+// door is an HTTP listener's handler. It can be exchanged while it serves.
+type door struct {
+	addr    net.Addr // nil = not open
+	handler atomic.Pointer[http.Handler]
+}
+
+func (d *door) set(h http.Handler) { d.handler.Store(&h) }
+
+// ServeHTTP passes the request to the handler of the moment.
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*d.handler.Load()).ServeHTTP(w, r) }
+
+// readToken reads a secret that has a file to itself. A line end after it does
+// not count.
+func readToken(path string) (string, error) {
+	text, err := os.ReadFile(path) //nolint:gosec // named by the operator
+	if err != nil {
+		return "", fmt.Errorf("read token: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" {
+		return "", fmt.Errorf("read token: %s is empty", path)
+	}
+	return token, nil
+}

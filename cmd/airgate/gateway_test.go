@@ -1,0 +1,304 @@
+package main
+
+import (
+	"database/sql"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"airgate/accounting/journal"
+	"airgate/accounting/money"
+	"airgate/accounting/record"
+	"airgate/accounting/sink/sqlite"
+	"airgate/policy/config"
+)
+
+const testConfig = `apiVersion: airgate/v1
+providers: {openai: {dialect: openai, url: https://api.openai.com, credential: {file: /run/secrets/openai}}}
+models:    {gpt-5.4-mini: {provider: openai}}
+teams:     {search: {}}
+budgets:   [{name: search, match: {team: search}, usd: 500, per: month}]
+`
+
+// testOptions is a gateway of its own in a short temporary folder.
+func testOptions(t *testing.T) gatewayOptions {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ag") //nolint:usetesting // short: a Unix socket's path has 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "airgate.yaml")
+	if err := os.WriteFile(path, []byte(testConfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return gatewayOptions{config: path, data: filepath.Join(dir, "data"), admin: "127.0.0.1:0", log: slog.New(slog.DiscardHandler)}
+}
+
+func open(t *testing.T, o gatewayOptions) *gateway {
+	t.Helper()
+	g, err := startGateway(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func shut(t *testing.T, g *gateway) {
+	t.Helper()
+	if err := g.closeWithin(t.Context(), time.Second); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+func (g *gateway) get(t *testing.T, path string, out any) {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Get("http://" + g.adminDoor.addr.String() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s = %d %s, %v", path, res.StatusCode, body, err)
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		t.Fatalf("GET %s: %v in %s", path, err, body)
+	}
+}
+
+// denials appends n refusals to the gateway's journal.
+func denials(t *testing.T, g *gateway, n int) {
+	t.Helper()
+	for range n {
+		r := record.Record{Type: record.Deny, Time: time.Now(), RequestID: "r", Decision: "deny", Code: "rule_denied", Class: "policy", Family: "policy"}
+		if _, err := g.journal.Append(&r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// proven is what verify says of a data directory whose writers have all ended.
+func proven(t *testing.T, o gatewayOptions) journal.Report {
+	t.Helper()
+	r, err := sqlite.OpenReadOnly(t.Context(), filepath.Join(o.data, "usage.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	heads, err := r.Heads(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := journal.Verify(journalDir(o.data), heads)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// After a clean stop the sink has every record, and no goroutine is left.
+func TestCleanStop(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	o := testOptions(t)
+	g := open(t, o)
+	denials(t, g, 3000)
+	shut(t, g)
+	report := proven(t, o)
+	if len(report.Writers) != 1 {
+		t.Fatalf("%d writers, want 1", len(report.Writers))
+	}
+	w := report.Writers[0]
+	if !report.Sound() || w.Last.Seq != 3001 || w.NotAnchored() != 0 {
+		t.Errorf("writer = %+v, want 3001 sound records, all anchored", w)
+	}
+}
+
+// A sink that cannot be written does not hold up a stop for ever; the next
+// start ships what it lacks.
+func TestStopWithBusySink(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	o := testOptions(t)
+	g := open(t, o)
+	busy, err := sql.Open("sqlite", "file:"+filepath.Join(o.data, "usage.db")+"?_txlock=immediate&_pragma=busy_timeout(5000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = busy.Close() }()
+	tx, err := busy.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	denials(t, g, 10)
+	shut(t, g)
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if w := proven(t, o).Writers[0]; w.NotAnchored() == 0 {
+		t.Fatal("the busy sink has every record")
+	}
+	shut(t, open(t, o))
+	for _, w := range proven(t, o).Writers {
+		if w.NotAnchored() != 0 || len(w.Problems) > 0 {
+			t.Errorf("writer = %+v, want all anchored after the next start", w)
+		}
+	}
+}
+
+// A call that was open when airgate was killed costs its bound, once.
+func TestOrphans(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	o := testOptions(t)
+	g := open(t, o)
+	var budgets struct {
+		Budgets []struct {
+			Account  string `json:"account"`
+			Spent    string `json:"spent_usd"`
+			Reserved string `json:"reserved_usd"`
+		}
+	}
+	g.get(t, "/api/v1/budgets", &budgets)
+	const id = "019a49b1-2f3a-7c11-8a4e-0123456789ab"
+	intent := record.Record{
+		Type: record.Intent, Time: time.Now(), RequestID: id, Team: "search", Decision: "allow", Reserved: 3 * money.USD,
+		Limits: []record.Limit{{Name: "search", Account: budgets.Budgets[0].Account, Resource: "usd", Limit: 500 * int64(money.USD), Needed: 3 * int64(money.USD), Mode: "enforce"}},
+	}
+	if _, err := g.journal.Append(&intent); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, g)
+	for range 2 {
+		g = open(t, o)
+		g.get(t, "/api/v1/budgets", &budgets)
+		if b := budgets.Budgets[0]; b.Spent != "3" || b.Reserved != "0" {
+			t.Errorf("budget = %+v, want 3 spent, 0 reserved", b)
+		}
+		var r struct {
+			Class, Cause string
+			Cost         string `json:"cost_usd"`
+			UsageSource  string `json:"usage_source"`
+		}
+		for range 200 { // until it is shipped
+			if g.get(t, "/api/v1/requests/"+id, &r); r.Class != "" {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if r.Class != "gateway" || r.Cause != "airgate_restarted" || r.Cost != "3" || r.UsageSource != "none" {
+			t.Errorf("request = %+v, want it settled at its bound", r)
+		}
+		shut(t, g)
+	}
+}
+
+// A start that fails leaves nothing behind.
+func TestFailedStart(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = busy.Close() }()
+	for name, c := range map[string]struct {
+		spoil func(o *gatewayOptions)
+		want  string
+	}{
+		"no data directory": {func(o *gatewayOptions) { o.data = filepath.Join(o.config, "below-a-file") }, "make data directory"},
+		"hash key cut": {func(o *gatewayOptions) {
+			_ = os.MkdirAll(o.data, 0o700)
+			_ = os.WriteFile(filepath.Join(o.data, "hash.key"), []byte("short"), 0o600)
+		}, "want 32 bytes, got 5; restore it, or move it away"},
+		"no database": {func(o *gatewayOptions) {
+			_ = os.MkdirAll(filepath.Join(o.data, "usage.db"), 0o700)
+		}, "usage.db"},
+		"socket is a file": {func(o *gatewayOptions) { o.extProc = "unix://" + o.config }, "exists and is not a socket"},
+		"ops in use":       {func(o *gatewayOptions) { o.ops = busy.Addr().String() }, "--ops " + busy.Addr().String() + " is in use"},
+		"bad admin":        {func(o *gatewayOptions) { o.admin = "127.0.0.1:http:" }, "--admin 127.0.0.1:http:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+			o := testOptions(t)
+			c.spoil(&o)
+			g, err := startGateway(t.Context(), o)
+			if err == nil {
+				shut(t, g)
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("startGateway = %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// A part that ends is a failure of the whole.
+func TestPartEnds(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	g := open(t, testOptions(t))
+	g.task("part", func() error { return nil })
+	if err := g.wait(t.Context()); err == nil || err.Error() != "part: ended before it was told to" {
+		t.Errorf("wait = %v, want that the part has ended", err)
+	}
+	g.failed <- io.ErrUnexpectedEOF
+	if err := g.closeWithin(t.Context(), time.Second); err == nil || !strings.Contains(err.Error(), "unexpected EOF") {
+		t.Errorf("close = %v, want the failure nobody has waited for", err)
+	}
+}
+
+func TestHashKeyIsKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hash.key")
+	first, err := loadHashKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := loadHashKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(first) != string(second) || len(first) != 32 {
+		t.Errorf("keys of %d and %d bytes differ", len(first), len(second))
+	}
+}
+
+func TestSameProviders(t *testing.T) {
+	load := func(providers, rest string) *config.Snapshot {
+		t.Helper()
+		s, err := config.LoadBytes("airgate.yaml", []byte(`apiVersion: airgate/v1
+providers: {`+providers+`}
+models:    {gpt-5.4-mini: {provider: openai}}
+teams:     {search: {}}
+budgets:   [{name: search, match: {team: search}, usd: 500, per: month}]
+`+rest), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	const openai = "openai: {dialect: openai, url: https://api.openai.com, credential: {file: /a}"
+	old := load(openai+"}", "")
+	for name, c := range map[string]struct {
+		next *config.Snapshot
+		want string
+	}{
+		"the same":            {load(openai+"}", ""), ""},
+		"tags are airgate's":  {load(openai+", tags: {region: eu}}", ""), ""},
+		"so is exclusiveness": {load(openai+", exclusive: [search]}", ""), ""},
+		"another URL":         {load(strings.Replace(openai, "api.", "eu.api.", 1)+"}", ""), "provider openai changed: needs an Envoy restart"},
+		"another credential":  {load(strings.Replace(openai, "/a", "/b", 1)+"}", ""), "provider openai changed: needs an Envoy restart"},
+		"one more":            {load(openai+"}, anthropic: {dialect: anthropic, url: https://api.anthropic.com, credential: {file: /a}}", ""), "the providers changed"},
+		"body size":           {load(openai+"}", "maxBodyBytes: 1000000\n"), "maxBodyBytes changed"},
+	} {
+		err := sameProviders(old, c.next)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: sameProviders = %v, want %q", name, err, c.want)
+		}
+	}
+}

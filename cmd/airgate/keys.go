@@ -1,0 +1,188 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"airgate/cmd/airgate/admin"
+	"airgate/policy"
+	"airgate/policy/config"
+)
+
+func newKeys(t *terminal, f *flags) *cobra.Command {
+	return group("keys", "Make, list and revoke virtual keys", newKeysCreate(t, f), newKeysList(t, f), newKeysRevoke(t, f))
+}
+
+func newKeysCreate(t *terminal, f *flags) *cobra.Command {
+	var want policy.KeyConfig
+	var expires string
+	var output format
+	cmd := &cobra.Command{
+		Use:   "create --team TEAM --name NAME",
+		Short: "Make a key: print it once, write its hash to <config>/keys.yaml",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if want.Team == "" || want.Name == "" {
+				return usageFault(errors.New("keys create needs --team and --name"))
+			}
+			now := time.Now()
+			k, text, err := newKey(now)
+			if err != nil {
+				return err
+			}
+			k.Team, k.Name, k.Purpose = want.Team, want.Name, want.Purpose
+			if cmd.Flags().Changed("models") {
+				k.Models = want.Models // none at all is a choice
+			}
+			if expires != "" {
+				if k.Secrets[0].Expires, err = parseExpiry(expires, now); err != nil {
+					return usageFault(err)
+				}
+			}
+			entry := config.FormatKey(k)
+			switch output.text {
+			case "entry", "secret":
+				// Config that Git or a Secret owns: nothing is written here.
+				t.say("the key, shown this once: %s", text)
+				_, err := fmt.Fprint(t.out, patch(output.text, entry))
+				return err
+			}
+			if err := addKey(f.config, k, now); err != nil {
+				return err
+			}
+			if output.text == "json" {
+				return json.NewEncoder(t.out).Encode(map[string]string{"id": k.ID, "key": text, "entry": entry})
+			}
+			t.say("key %s of team %s; it is shown this once:", k.ID, k.Team)
+			_, err = fmt.Fprintln(t.out, text)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&want.Team, "team", "", "team the key's calls are charged to")
+	cmd.Flags().StringVar(&want.Name, "name", "", "name for people")
+	cmd.Flags().StringVar(&want.Purpose, "purpose", "", "fix the purpose of every call")
+	cmd.Flags().StringSliceVar(&want.Models, "models", nil, "narrow the team's models")
+	cmd.Flags().StringVar(&expires, "expires", "", "date (2027-05-01), time (RFC 3339) or duration (720h)")
+	output.add(cmd, "table", "json", "entry", "secret")
+	cmd.Flags().Lookup("output").Usage = "table, json, entry (YAML to commit) or secret (a Secret manifest)"
+	return cmd
+}
+
+// newKey makes a key without an owner, and its text, which is kept nowhere.
+func newKey(now time.Time) (k policy.KeyConfig, text string, err error) {
+	id, text, hash, err := policy.NewKey(rand.Reader)
+	if err != nil {
+		return k, "", fmt.Errorf("make key: %w", err)
+	}
+	secret := policy.Secret{Hash: hash, Created: now.UTC().Truncate(time.Second)}
+	return policy.KeyConfig{ID: id, Secrets: []policy.Secret{secret}}, text, nil
+}
+
+// addKey writes k to the config.
+func addKey(path string, k policy.KeyConfig, now time.Time) error {
+	err := config.AddKey(path, k, now)
+	if errors.Is(err, config.ErrMounted) || errors.Is(err, config.ErrLayout) {
+		return problem(fmt.Errorf("write key: %w; -o entry or -o secret prints what to add", err))
+	}
+	return configError(path, err)
+}
+
+func parseExpiry(text string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(text); err == nil && d > 0 {
+		return now.UTC().Add(d).Truncate(time.Second), nil
+	}
+	for _, layout := range []string{time.DateOnly, time.RFC3339} {
+		at, err := time.Parse(layout, text)
+		if err != nil {
+			continue
+		}
+		if !at.After(now) {
+			return time.Time{}, fmt.Errorf("--expires %s is in the past", text)
+		}
+		return at.UTC(), nil
+	}
+	return time.Time{}, fmt.Errorf("--expires %q: want a date (2027-05-01), a time (2027-05-01T12:00:00Z) or a duration (720h)", text)
+}
+
+// patch is the entry as a file, or that in a manifest for the Keys volume.
+func patch(kind, entry string) string {
+	file := "apiVersion: airgate/v1\nkind: Keys\nkeys:\n" + indent("  ", entry)
+	if kind == "entry" {
+		return file
+	}
+	return "apiVersion: v1\nkind: Secret\nmetadata: {name: airgate-keys}\nstringData:\n  keys.yaml: |\n" + indent("    ", file)
+}
+
+// indent puts prefix before every line of text.
+func indent(prefix, text string) string {
+	text = strings.TrimRight(text, "\n")
+	return prefix + strings.ReplaceAll(text, "\n", "\n"+prefix) + "\n"
+}
+
+func newKeysList(t *terminal, f *flags) *cobra.Command {
+	var output format
+	cmd := &cobra.Command{
+		Use: "list", Short: "List keys and where they stand; no secret is shown, because none is kept", Args: noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			listed, err := config.ListKeys(f.config)
+			if err != nil {
+				return configError(f.config, err)
+			}
+			keys := admin.Keys(listed, time.Now())
+			if output.text == "json" {
+				return json.NewEncoder(t.out).Encode(map[string]any{"keys": keys})
+			}
+			w := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "ID\tNAME\tTEAM\tPURPOSE\tSTATE\tWHERE")
+			for _, k := range keys {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s:%d\n", k.ID, dash(k.Name), k.Team, dash(k.Purpose), k.State, k.File, k.Line)
+			}
+			return w.Flush()
+		},
+	}
+	output.add(cmd, "table", "json")
+	return cmd
+}
+
+// dash is s, or what a table shows where there is nothing.
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
+	return &cobra.Command{
+		Use: "revoke ID", Short: "Revoke a key: every airgate refuses it within 2 s of the file's arrival",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageFault(errors.New("keys revoke takes one key id; airgate keys list shows them"))
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			now := time.Now().UTC().Truncate(time.Second)
+			err := config.RevokeKey(f.config, args[0], now, now)
+			switch elsewhere, ok := errors.AsType[*config.ElsewhereError](err); {
+			case ok:
+				return elsewhere // says where, and what to do there
+			case errors.Is(err, config.ErrNoKey):
+				return fmt.Errorf("%w; airgate keys list shows them", err)
+			case errors.Is(err, config.ErrMounted) || errors.Is(err, config.ErrLayout):
+				return err
+			case err != nil:
+				return configError(f.config, err)
+			}
+			t.say("key %s is revoked since %s; an airgate that reads this config refuses it within 2 s", args[0], now.Format(time.RFC3339))
+			return nil
+		},
+	}
+}

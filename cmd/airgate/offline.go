@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"time"
+
+	"airgate/accounting"
+	"airgate/accounting/journal"
+	"airgate/accounting/quota/memory"
+	"airgate/accounting/sink/sqlite"
+	"airgate/cmd/airgate/admin"
+	"airgate/policy/config"
+)
+
+// offlineAPI is the JSON API over a config and a data directory, without a
+// running airgate: balances are replayed from the journal, records read from
+// the database.
+func offlineAPI(ctx context.Context, f *flags) (_ http.Handler, closeAll func(), err error) {
+	snapshot, err := loadConfig(f.config)
+	if err != nil {
+		return nil, nil, err
+	}
+	source, err := openRecords(ctx, f.data, snapshot)
+	if err != nil {
+		return nil, nil, err
+	}
+	ledger, err := replayed(f.data, snapshot, time.Now()) //nolint:contextcheck // the store is in memory
+	if err != nil {
+		return nil, nil, errors.Join(err, source.Close())
+	}
+	api := admin.New(admin.Config{
+		Source: source, Budgets: ledger.Budgets, Snapshot: func() *config.Snapshot { return snapshot },
+		Keys: func() ([]config.ListedKey, error) { return config.ListKeys(f.config) },
+	})
+	return api.Admin(), func() { _ = source.Close() }, nil // it was only read
+}
+
+// openRecords opens the records database for reading.
+func openRecords(ctx context.Context, data string, s *config.Snapshot) (*sqlite.Reader, error) {
+	_, path := sinkOf(data, s)
+	r, err := sqlite.OpenReadOnly(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, unreachable(fmt.Errorf("there are no records in %s yet: airgate has not run with this --data, or --config names another database: %w", data, err))
+	}
+	return r, err
+}
+
+// replayed is a ledger with the balances of the journal below data.
+func replayed(data string, s *config.Snapshot, now time.Time) (*accounting.Ledger, error) {
+	balances := accounting.NewBalances()
+	for r, err := range journal.Read(journalDir(data)) {
+		if err != nil {
+			return nil, err
+		}
+		balances.Apply(&r)
+	}
+	ledger, err := accounting.New(accounting.Config{Store: memory.New(), Replica: "offline"})
+	if err != nil {
+		return nil, err
+	}
+	return ledger, restore(ledger, balances, s, now)
+}

@@ -1,0 +1,454 @@
+// Package k8s holds the manifests; its tests read them as an API server would
+// and compare them with each other and with the airgate they start.
+package k8s
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	"airgate/envoy/xds"
+	"airgate/policy/config"
+)
+
+// manifests is everything in base, decoded strictly: an unknown field or a
+// field given twice is an error.
+type manifests struct {
+	deployment appsv1.Deployment
+	service    corev1.Service
+	claims     map[string]corev1.PersistentVolumeClaim
+	configs    map[string]corev1.ConfigMap
+	namespace  corev1.Namespace
+	configText []byte // config.yaml as it is
+}
+
+func load(t *testing.T) *manifests {
+	t.Helper()
+	m := &manifests{claims: map[string]corev1.PersistentVolumeClaim{}, configs: map[string]corev1.ConfigMap{}}
+	for _, name := range resources(t) {
+		text, err := os.ReadFile(filepath.Join("base", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "config.yaml" {
+			m.configText = text
+		}
+		for i, document := range bytes.Split(text, []byte("\n---\n")) {
+			if err := m.add(document); err != nil {
+				t.Errorf("%s, document %d: %v", name, i+1, err)
+			}
+		}
+	}
+	return m
+}
+
+func (m *manifests) add(document []byte) error {
+	var kind struct{ Kind string }
+	if err := yaml.Unmarshal(document, &kind); err != nil {
+		return err
+	}
+	switch kind.Kind {
+	case "Deployment":
+		return decode(document, &m.deployment)
+	case "Service":
+		return decode(document, &m.service)
+	case "Namespace":
+		return decode(document, &m.namespace)
+	case "PersistentVolumeClaim":
+		var c corev1.PersistentVolumeClaim
+		err := decode(document, &c)
+		m.claims[c.Name] = c
+		return err
+	case "ConfigMap":
+		var c corev1.ConfigMap
+		err := decode(document, &c)
+		m.configs[c.Name] = c
+		return err
+	}
+	return fmt.Errorf("kind %q: no test knows it", kind.Kind)
+}
+
+// decode is the API server's strict decoding: names of fields are compared
+// exactly, where encoding/json would forgive their case.
+func decode(document []byte, into any) error {
+	text, err := yaml.YAMLToJSONStrict(document)
+	if err != nil {
+		return err
+	}
+	problems, err := json.UnmarshalStrict(text, into)
+	return errors.Join(append(problems, err)...)
+}
+
+// resources is what the kustomization names.
+func resources(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile("base/kustomization.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var k struct {
+		APIVersion string
+		Kind       string
+		Namespace  string
+		Labels     []struct{ Pairs map[string]string }
+		Resources  []string
+	}
+	if err := yaml.UnmarshalStrict(text, &k); err != nil {
+		t.Fatal(err)
+	}
+	return k.Resources
+}
+
+func (m *manifests) pod() *corev1.PodSpec { return &m.deployment.Spec.Template.Spec }
+
+func (m *manifests) container(t *testing.T, name string) *corev1.Container {
+	t.Helper()
+	for _, list := range [][]corev1.Container{m.pod().InitContainers, m.pod().Containers} {
+		if i := slices.IndexFunc(list, func(c corev1.Container) bool { return c.Name == name }); i >= 0 {
+			return &list[i]
+		}
+	}
+	t.Fatalf("no container %s", name)
+	return nil
+}
+
+func (m *manifests) containers() []corev1.Container {
+	return slices.Concat(m.pod().InitContainers, m.pod().Containers)
+}
+
+// flags are the --name=value of a command line, also inside a shell's word.
+func flags(args []string) map[string]string {
+	found := map[string]string{}
+	for _, match := range regexp.MustCompile(`--([a-z-]+)=(\S+)`).FindAllStringSubmatch(strings.Join(args, " "), -1) {
+		found[match[1]] = match[2]
+	}
+	return found
+}
+
+func TestEveryFileIsApplied(t *testing.T) {
+	files, err := filepath.Glob("base/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := resources(t)
+	slices.Sort(want)
+	var got []string
+	for _, f := range files {
+		if name := filepath.Base(f); name != "kustomization.yaml" {
+			got = append(got, name)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("base holds %v, its kustomization names %v", got, want)
+	}
+}
+
+// TestStrict shows that the decoding refuses what an API server refuses.
+func TestStrict(t *testing.T) {
+	for name, document := range map[string]string{
+		"an unknown field":    "kind: Service\nspec: {prots: []}\n",
+		"a field in capitals": "kind: Service\nspec: {Ports: []}\n",
+		"a field given twice": "kind: Service\nspec: {type: ClusterIP}\nspec: {}\n",
+		"a wrong type":        "kind: Service\nspec: {ports: 80}\n",
+		"an unknown kind":     "kind: Gateway\n",
+	} {
+		m := &manifests{}
+		if err := m.add([]byte(document)); err == nil {
+			t.Errorf("%s: no error, want one:\n%s", name, document)
+		}
+	}
+}
+
+func TestRestricted(t *testing.T) {
+	m := load(t)
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	level := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
+	refusals := func(spec *corev1.PodSpec) (why []string) {
+		for _, r := range evaluator.EvaluatePod(level, &m.deployment.Spec.Template.ObjectMeta, spec) {
+			if !r.Allowed {
+				why = append(why, r.ForbiddenReason+": "+r.ForbiddenDetail)
+			}
+		}
+		return why
+	}
+	if why := refusals(m.pod()); len(why) > 0 {
+		t.Errorf("Pod Security restricted refuses the pod: %q", why)
+	}
+	loose := m.pod().DeepCopy()
+	loose.InitContainers[1].SecurityContext.AllowPrivilegeEscalation = nil
+	if why := refusals(loose); len(why) != 1 {
+		t.Errorf("Pod Security restricted on a pod that may escalate = %q, want one refusal", why)
+	}
+	if got := m.namespace.Labels["pod-security.kubernetes.io/enforce"]; got != "restricted" {
+		t.Errorf("the namespace enforces %q, want restricted", got)
+	}
+	for _, c := range m.containers() {
+		if s := c.SecurityContext; s == nil || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem {
+			t.Errorf("%s: the root file system can be written", c.Name)
+		}
+		if _, tag, found := strings.Cut(c.Image, ":"); !found || tag == "latest" {
+			t.Errorf("%s: image %s, want a version", c.Name, c.Image)
+		}
+		if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
+			t.Errorf("%s: resources %v, want requests and a memory limit", c.Name, c.Resources)
+		}
+	}
+	if m.pod().AutomountServiceAccountToken == nil || *m.pod().AutomountServiceAccountToken {
+		t.Error("the pod gets a service account token, want none: nothing here talks to the API server")
+	}
+}
+
+// TestConfigCompiles reads the ConfigMaps as airgate does and builds Envoy's
+// bootstrap as the init container does.
+func TestConfigCompiles(t *testing.T) {
+	m := load(t)
+	snapshot, err := config.LoadBytes("base/config.yaml", m.configText, time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC))
+	if err != nil {
+		t.Fatalf("LoadBytes = %v, want no error", err)
+	}
+	f := flags(m.container(t, "bootstrap").Args)
+	b, err := xds.Build(xds.Options{Snapshot: snapshot, Listen: f["listen"], ExtProc: f["extproc"]})
+	if err != nil {
+		t.Fatalf("Build = %v, want no error", err)
+	}
+	listen := b.GetStaticResources().GetListeners()[0].GetAddress().GetSocketAddress()
+	if got := m.container(t, "envoy").Ports[0]; got.Name != "http" || uint32(got.ContainerPort) != listen.GetPortValue() || listen.GetAddress() != "0.0.0.0" {
+		t.Errorf("Envoy's port is %v, its listener %v", got, listen)
+	}
+	mount := mounted(m.container(t, "envoy"), "credentials")
+	for _, p := range snapshot.Providers {
+		if path.Dir(p.CredentialFile) != mount.MountPath || !mount.ReadOnly {
+			t.Errorf("provider %s: credential %s, want it in Envoy's read-only mount %v", p.Name, p.CredentialFile, mount)
+		}
+	}
+	for _, name := range []string{"bootstrap", "airgate"} {
+		if mount := mounted(m.container(t, name), "credentials"); mount.MountPath != "" {
+			t.Errorf("%s sees the providers' credentials, want Envoy alone to", name)
+		}
+	}
+}
+
+func mounted(c *corev1.Container, volume string) corev1.VolumeMount {
+	for _, m := range c.VolumeMounts {
+		if m.Name == volume {
+			return m
+		}
+	}
+	return corev1.VolumeMount{}
+}
+
+func TestSidecar(t *testing.T) {
+	m := load(t)
+	first, second := m.pod().InitContainers[0], m.pod().InitContainers[1]
+	if first.Name != "bootstrap" || first.RestartPolicy != nil || len(m.pod().InitContainers) != 2 {
+		t.Errorf("first init container = %s, want bootstrap, which ends", first.Name)
+	}
+	if second.Name != "airgate" || second.RestartPolicy == nil || *second.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+		t.Errorf("second init container = %s, want airgate as a native sidecar", second.Name)
+	}
+	if len(m.pod().Containers) != 1 || m.pod().Containers[0].Name != "envoy" {
+		t.Errorf("containers = %v, want envoy alone", m.pod().Containers)
+	}
+	if second.StartupProbe == nil || second.Lifecycle != nil {
+		t.Error("airgate: want a startup probe, which holds Envoy back, and no preStop: it stops after Envoy anyway")
+	}
+	if m.pod().SecurityContext.RunAsUser == nil {
+		t.Error("the pod has no runAsUser: Envoy's admin socket is for one user only")
+	}
+	if *m.deployment.Spec.Replicas != 1 || m.deployment.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
+		t.Errorf("replicas %d, strategy %s: with quota in memory there is one, and never two at a time", *m.deployment.Spec.Replicas, m.deployment.Spec.Strategy.Type)
+	}
+}
+
+func TestPathsAgree(t *testing.T) {
+	m := load(t)
+	bootstrap, airgate, envoy := m.container(t, "bootstrap"), m.container(t, "airgate"), m.container(t, "envoy")
+	b, s := flags(bootstrap.Args), flags(airgate.Args)
+	for _, name := range []string{"config", "extproc"} {
+		if b[name] == "" || b[name] != s[name] {
+			t.Errorf("--%s is %q for the bootstrap and %q for serve", name, b[name], s[name])
+		}
+	}
+	for _, at := range []struct {
+		of     *corev1.Container
+		volume string
+		folder string
+		write  bool
+	}{
+		{bootstrap, "config", b["config"], false},
+		{bootstrap, "run", "/run/airgate", true},
+		{airgate, "config", s["config"], false},
+		{airgate, "data", s["data"], true},
+		{airgate, "run", path.Dir(strings.TrimPrefix(s["extproc"], "unix://")), true},
+		{envoy, "run", path.Dir(strings.TrimPrefix(s["extproc"], "unix://")), true},
+		{envoy, "run", path.Dir(xds.AdminSocket(s["extproc"])), true},
+	} {
+		if got := mounted(at.of, at.volume); got.MountPath != at.folder || got.ReadOnly == at.write {
+			t.Errorf("%s mounts %s as %+v, want it at %s, writable: %v", at.of.Name, at.volume, got, at.folder, at.write)
+		}
+	}
+	_, written, found := strings.Cut(bootstrap.Args[0], " >")
+	if i := slices.Index(envoy.Args, "--config-path"); !found || i < 0 || envoy.Args[i+1] != written {
+		t.Errorf("the bootstrap is written to %q, Envoy's arguments are %q", written, envoy.Args)
+	}
+	defined := map[string]corev1.Volume{}
+	for _, v := range m.pod().Volumes {
+		defined[v.Name] = v
+	}
+	used := map[string]bool{}
+	for _, c := range m.containers() {
+		for _, v := range c.VolumeMounts {
+			used[v.Name] = true
+			if v.SubPath != "" {
+				t.Errorf("%s mounts %s with subPath: it would never change", c.Name, v.Name)
+			}
+		}
+	}
+	if got, want := slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(defined)); !slices.Equal(got, want) {
+		t.Errorf("volumes mounted = %v, defined = %v", got, want)
+	}
+	if claim := defined["data"].PersistentVolumeClaim; claim == nil || m.claims[claim.ClaimName].Name == "" {
+		t.Errorf("volume data = %v, want a claim of base", defined["data"])
+	}
+	if run := defined["run"].EmptyDir; run == nil || run.Medium != corev1.StorageMediumMemory || run.SizeLimit == nil {
+		t.Errorf("volume run = %v, want a bounded folder in memory", defined["run"])
+	}
+}
+
+// TestConfigIsOneVolume: several volumes would change one after the other.
+func TestConfigIsOneVolume(t *testing.T) {
+	m := load(t)
+	i := slices.IndexFunc(m.pod().Volumes, func(v corev1.Volume) bool { return v.Name == "config" })
+	if i < 0 || m.pod().Volumes[i].Projected == nil {
+		t.Fatal("no projected volume config")
+	}
+	var projected []string
+	for _, s := range m.pod().Volumes[i].Projected.Sources {
+		switch {
+		case s.ConfigMap != nil:
+			projected = append(projected, s.ConfigMap.Name)
+		case s.Secret == nil || s.Secret.Name != "airgate-keys" || s.Secret.Optional == nil || !*s.Secret.Optional:
+			t.Errorf("source %v, want the ConfigMaps and the optional Secret airgate-keys", s)
+		}
+	}
+	slices.Sort(projected)
+	if got := slices.Sorted(maps.Keys(m.configs)); !slices.Equal(got, projected) {
+		t.Errorf("ConfigMaps of base = %v, projected = %v", got, projected)
+	}
+	files := map[string]string{}
+	for name, c := range m.configs {
+		for file := range c.Data {
+			if other, twice := files[file]; twice {
+				t.Errorf("%s is in %s and in %s", file, other, name)
+			}
+			files[file] = name
+		}
+	}
+}
+
+func TestPortsAgree(t *testing.T) {
+	m := load(t)
+	ports := map[string]int32{}
+	for _, c := range m.containers() {
+		for _, p := range c.Ports {
+			ports[p.Name] = p.ContainerPort
+		}
+	}
+	ops, err := netip.ParseAddrPort(flags(m.container(t, "airgate").Args)["ops"])
+	if err != nil || int32(ops.Port()) != ports["ops"] || !ops.Addr().IsUnspecified() {
+		t.Errorf("--ops = %v (%v), want the port ops, %d, on all addresses: the kubelet asks from outside", ops, err, ports["ops"])
+	}
+	airgate := m.container(t, "airgate")
+	for name, p := range map[string]*corev1.Probe{"startup": airgate.StartupProbe, "readiness": airgate.ReadinessProbe, "liveness": airgate.LivenessProbe} {
+		want := "/readyz"
+		if name == "liveness" {
+			want = "/livez" // never depends on a sink, a store or a provider
+		}
+		if p == nil || p.HTTPGet == nil || p.HTTPGet.Port.StrVal != "ops" || p.HTTPGet.Path != want || p.FailureThreshold < 2 {
+			t.Errorf("%s probe = %v, want %s on ops, more than once", name, p, want)
+		}
+	}
+	if s := m.service.Spec; len(s.Ports) != 1 || s.Ports[0].TargetPort.StrVal != "http" || ports["http"] == 0 {
+		t.Errorf("service ports = %v, want http alone: ops is for the cluster's own", s.Ports)
+	}
+	if got, want := m.service.Spec.Selector, m.deployment.Spec.Template.Labels; !maps.Equal(got, want) || !maps.Equal(m.deployment.Spec.Selector.MatchLabels, want) {
+		t.Errorf("selectors = %v, %v, want the pod's labels %v", got, m.deployment.Spec.Selector.MatchLabels, want)
+	}
+}
+
+// TestGraceAddsUp: what does not fit is killed.
+func TestGraceAddsUp(t *testing.T) {
+	m := load(t)
+	drain, err := time.ParseDuration(flags(m.container(t, "airgate").Args)["drain"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := time.Duration(m.container(t, "envoy").Lifecycle.PreStop.Sleep.Seconds) * time.Second
+	const margin = 15 * time.Second
+	if got, want := time.Duration(*m.pod().TerminationGracePeriodSeconds)*time.Second, stop+drain+margin; got != want {
+		t.Errorf("terminationGracePeriodSeconds = %v, want %v: Envoy's preStop %v, airgate's drain %v and %v", got, want, stop, drain, margin)
+	}
+}
+
+// TestMemoryLimit: Go must feel the limit before the kernel does.
+func TestMemoryLimit(t *testing.T) {
+	c := load(t).container(t, "airgate")
+	i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == "GOMEMLIMIT" })
+	if i < 0 {
+		t.Fatal("no GOMEMLIMIT")
+	}
+	var mebibytes int64
+	if _, err := fmt.Sscanf(c.Env[i].Value, "%dMiB", &mebibytes); err != nil {
+		t.Fatalf("GOMEMLIMIT = %q: %v", c.Env[i].Value, err)
+	}
+	if limit := c.Resources.Limits.Memory().Value(); mebibytes<<20*10 > limit*9 {
+		t.Errorf("GOMEMLIMIT = %s, want at most nine tenths of %d bytes", c.Env[i].Value, limit)
+	}
+}
+
+// TestFlagsExist asks the airgate that the manifests start.
+func TestFlagsExist(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "airgate")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "airgate/cmd/airgate").CombinedOutput(); err != nil {
+		t.Fatalf("build airgate: %v\n%s", err, out)
+	}
+	m := load(t)
+	for command, used := range map[string]map[string]string{
+		"envoy bootstrap": flags(m.container(t, "bootstrap").Args),
+		"serve":           flags(m.container(t, "airgate").Args),
+	} {
+		help, err := exec.CommandContext(t.Context(), binary, append(strings.Fields(command), "--help")...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("airgate %s --help: %v\n%s", command, err, help)
+		}
+		for name := range used {
+			if !regexp.MustCompile(`(?m)^\s+(-\w, )?--` + name + ` `).Match(help) {
+				t.Errorf("airgate %s has no --%s:\n%s", command, name, help)
+			}
+		}
+		if len(used) == 0 {
+			t.Errorf("airgate %s: no flags found", command)
+		}
+	}
+}
