@@ -83,14 +83,13 @@ func (h *Hold) at(i int) *holdEntry {
 	return &h.spill[i-len(h.inline)]
 }
 
-func (h *Hold) add(e holdEntry) *holdEntry {
+func (h *Hold) add(e holdEntry) {
 	if h.n < len(h.inline) {
 		h.inline[h.n] = e
 	} else {
 		h.spill = append(h.spill, e)
 	}
 	h.n++
-	return h.at(h.n - 1)
 }
 
 // begin empties the hold and opens it.

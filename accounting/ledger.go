@@ -120,8 +120,7 @@ func (l *Ledger) Apply(t *Table, now time.Time) error {
 // Restore tells the store what earlier incarnations of this process spent,
 // from their records: what was settled, and the whole worst case of each call
 // that was not. It is for a store that forgets when the process ends, and is
-// called once, after Apply and before the first call. Windows that are not
-// remembered any more are left out.
+// called once, after Apply and before the first call.
 func (l *Ledger) Restore(b *Balances, now time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -139,9 +138,6 @@ func (l *Ledger) Restore(b *Balances, now time.Time) error {
 			return fmt.Errorf("restore balances: %w", err)
 		}
 		w := newWindow(aw.account, aw.window)
-		if !w.expire.IsZero() && !now.Before(w.expire) {
-			continue
-		}
 		if _, err := l.store.Sync(context.Background(), quota.Sync{
 			Key:     w.key,
 			Replica: l.replica + "/journal",

@@ -420,12 +420,12 @@ func TestOverrides(t *testing.T) {
 	limit := accounting.Limit{
 		Name: "each-key", Resource: accounting.USD, Each: []accounting.Dimension{accounting.Key}, Amount: cents(1), Window: accounting.Day,
 		Overrides: []accounting.Override{
+			{For: accounting.Match{Team: []string{"s*"}}, Amount: cents(7)},
 			{For: accounting.Match{Team: []string{"search"}}, Amount: cents(2)},
 			{For: accounting.Match{Key: []string{"prod-*"}}, Amount: cents(3)},
 			{For: accounting.Match{Key: []string{"prod-1"}}, Amount: cents(4)},
 			{For: accounting.Match{Key: []string{"prod-*"}, Team: []string{"search"}}, Amount: cents(5)},
 			{For: accounting.Match{Key: []string{"prod-1"}}, Amount: cents(6)},
-			{For: accounting.Match{Team: []string{"s*"}}, Amount: cents(7)},
 			{For: accounting.Match{Tags: map[string][]string{"region": {"eu"}}}, Amount: cents(8)},
 		},
 	}

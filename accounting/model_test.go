@@ -532,28 +532,52 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
-// TestOverdraftReachesOthers: what one ledger overdrew is not granted to
-// another.
-func TestOverdraftReachesOthers(t *testing.T) {
+// replicas opens ledgers that share one store, each with the same limit.
+func replicas(t *testing.T, limit accounting.Limit, n int) (ledgers []*accounting.Ledger, tables []*accounting.Table) {
 	store := memory.New()
-	open := func(replica string) (*accounting.Ledger, *accounting.Table) {
-		l, err := accounting.New(accounting.Config{Store: store, Replica: replica, Shared: true})
+	for i := range n {
+		l, err := accounting.New(accounting.Config{Store: store, Replica: fmt.Sprintf("r%d.1", i), Shared: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return l, apply(t, l, accounting.Limit{Name: "b", Resource: accounting.USD, Amount: 100, Window: accounting.Month})
+		ledgers = append(ledgers, l)
+		tables = append(tables, apply(t, l, limit))
 	}
-	a, tableA := open("a.1")
-	b, tableB := open("b.1")
+	return ledgers, tables
+}
+
+// TestOverdraftReachesOthers: what one ledger overdrew is not granted to
+// others.
+func TestOverdraftReachesOthers(t *testing.T) {
+	l, tables := replicas(t, accounting.Limit{Name: "b", Resource: accounting.USD, Amount: 100, Window: accounting.Month}, 3)
 	s := subject("k", "t")
 	var h accounting.Hold
-	mustAdmit(t, a, &h, tableA, s, accounting.Need{USD: 40}, noon)
-	a.Settle(&h, 70, 0, noon)
-	mustAdmit(t, a, &h, tableA, s, accounting.Need{USD: 10}, noon) // tells the store
-	if r := admit(b, new(accounting.Hold), tableB, s, accounting.Need{USD: 21}, noon); code(r) != accounting.BudgetBusy || r.Used != 70 || r.Reserved != 10 {
-		t.Errorf("21 of 20 left = %+v, want %v with 70 used and 10 reserved", r, accounting.BudgetBusy)
+	mustAdmit(t, l[0], &h, tables[0], s, accounting.Need{USD: 40}, noon)
+	l[0].Settle(&h, 90, 0, noon)
+	if r := admit(l[0], &h, tables[0], s, accounting.Need{USD: 30}, noon); code(r) != accounting.BudgetInsufficient { // tells the store
+		t.Errorf("30 of 10 left = %+v, want %v", r, accounting.BudgetInsufficient)
 	}
-	mustAdmit(t, b, new(accounting.Hold), tableB, s, accounting.Need{USD: 20}, noon)
+	mustAdmit(t, l[1], &h, tables[1], s, accounting.Need{USD: 10}, noon)
+	if r := admit(l[2], new(accounting.Hold), tables[2], s, accounting.Need{USD: 10}, noon); code(r) != accounting.BudgetBusy || r.Used != 90 || r.Reserved != 10 {
+		t.Errorf("the last 10, which another holds = %+v, want %v with 90 used and 10 reserved", r, accounting.BudgetBusy)
+	}
+}
+
+// TestShadowReachesOthers: what one ledger holds beyond a shadow budget, others
+// see reserved.
+func TestShadowReachesOthers(t *testing.T) {
+	l, tables := replicas(t, accounting.Limit{Name: "b", Resource: accounting.USD, Amount: 100, Window: accounting.Month, Mode: accounting.Shadow}, 2)
+	s := subject("k", "t")
+	var h accounting.Hold
+	mustAdmit(t, l[0], new(accounting.Hold), tables[0], s, accounting.Need{USD: 150}, noon)
+	mustAdmit(t, l[0], new(accounting.Hold), tables[0], s, accounting.Need{USD: 10}, noon) // tells the store
+	mustAdmit(t, l[1], &h, tables[1], s, accounting.Need{USD: 10}, noon)
+	if got := h.AppendLimits(nil)[0].Reserved; got != 150 {
+		t.Errorf("reserved, as another ledger sees it = %d, want 150", got)
+	}
+	if got, want := h.AppendWouldDeny(nil), []string{"budget:b"}; !slices.Equal(got, want) {
+		t.Errorf("the call would be denied by %v, want %v", got, want)
+	}
 }
 
 // TestStoreDown: without an answer a call is refused where a limit is
@@ -573,10 +597,14 @@ func TestStoreDown(t *testing.T) {
 	mustAdmit(t, l, &h, table, subject("k", "search"), accounting.Need{USD: 10}, noon)
 	l.Settle(&h, 10, 0, noon)
 	store.down.Store(true)
+	asked := store.calls.Load()
 	for range 3 {
 		if r := admit(l, &h, table, subject("k", "ads"), accounting.Need{USD: 10}, noon); code(r) != accounting.QuotaUnavailable || r.Limit.Name != "ads" || r.RetryAfter == 0 {
 			t.Errorf("an account that was never granted anything = %+v, want %v", r, accounting.QuotaUnavailable)
 		}
+	}
+	if got := store.calls.Load() - asked; got != 3 {
+		t.Errorf("three calls asked the store %d times, want once each", got)
 	}
 	mustAdmit(t, l, &h, table, subject("k", "search"), accounting.Need{USD: 80}, noon)
 	l.Settle(&h, 80, 0, noon)
@@ -596,10 +624,12 @@ func TestStoreDown(t *testing.T) {
 
 type switchable struct {
 	quota.Store
-	down atomic.Bool
+	down  atomic.Bool
+	calls atomic.Int64
 }
 
 func (s *switchable) Sync(ctx context.Context, c quota.Sync) (quota.State, error) {
+	s.calls.Add(1)
 	if s.down.Load() {
 		return quota.State{}, errLost
 	}

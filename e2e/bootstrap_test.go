@@ -2,9 +2,14 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"airgate/envoy/extproc"
+	"airgate/envoy/extproc/extproctest"
 )
 
 // editJSON visits every object of Envoy's config.
@@ -58,4 +63,19 @@ func openRoutes(t testing.TB, b []byte, filter bool) []byte {
 			}
 		}
 	})
+}
+
+// serveNoop is what this test binary does when it is started as the benchmark's
+// no-op ext_proc server, a process of its own so that its CPU time can be read.
+func serveNoop(socket string) int {
+	l, err := extproc.Listen("unix://" + socket)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := extproctest.Noop().Serve(l); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }

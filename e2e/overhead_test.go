@@ -21,21 +21,22 @@ import (
 
 // TestOverhead measures what airgate adds, in one interleaved run through the
 // real Envoy: plain Envoy, Envoy with a no-op ext_proc server in the same mode,
-// Envoy with airgate (keys, budgets, limits and journal on). The machine is
+// Envoy with airgate (keys, budgets, limits and journal with fsync on), and the
+// same with the SQLite sink in airgate's process. The machine is
 // noisy: CPU time per request and ratios count, wall-clock figures do not.
 func TestOverhead(t *testing.T) {
 	rounds, scale := 5, 1
 	if v, err := strconv.Atoi(os.Getenv("BENCH_ROUNDS")); err == nil {
 		rounds = v
 	}
-	sides := []*side{newSide(t, "plain"), newSide(t, "noop"), newSide(t, "airgate")}
+	sides := []*side{newSide(t, "plain"), newSide(t, "noop"), newSide(t, "airgate"), newSide(t, "airgate+sqlite")}
 	cases := []benchCase{
 		{"JSON 2 KB", benchBody(2<<10, false), "out 20", 32, 4000 * scale},
 		{"JSON 300 KB", benchBody(300<<10, false), "out 20", 8, 400 * scale},
 		{"SSE 2 KB, 50 events", benchBody(2<<10, true), "out 200; chunks 50; every 5ms", 64, 640 * scale},
 		{"SSE 300 KB, 50 events", benchBody(300<<10, true), "out 200; chunks 50; every 5ms", 32, 160 * scale},
 	}
-	fmt.Printf("%-22s %-8s %10s %10s %10s %9s %9s %9s %8s\n", "case", "side", "envoy µs", "server µs", "both µs", "req/s", "p50 ms", "p99 ms", "ratio")
+	fmt.Printf("%-22s %-15s %10s %10s %10s %9s %9s %9s %8s\n", "case", "side", "envoy µs", "server µs", "both µs", "req/s", "p50 ms", "p99 ms", "ratio")
 	for _, c := range cases {
 		results := map[string][]figures{}
 		for round := range rounds + 1 {
@@ -50,7 +51,7 @@ func TestOverhead(t *testing.T) {
 		for _, s := range sides {
 			r := results[s.name]
 			both := median(r, func(f figures) float64 { return f.envoy + f.server })
-			fmt.Printf("%-22s %-8s %10.0f %10.0f %10.0f %9.0f %9.2f %9.2f %8.2f\n", c.name, s.name,
+			fmt.Printf("%-22s %-15s %10.0f %10.0f %10.0f %9.0f %9.2f %9.2f %8.2f\n", c.name, s.name,
 				median(r, func(f figures) float64 { return f.envoy }), median(r, func(f figures) float64 { return f.server }), both,
 				median(r, func(f figures) float64 { return f.rate }), median(r, func(f figures) float64 { return f.p50 }),
 				median(r, func(f figures) float64 { return f.p99 }), both/noop)
@@ -109,13 +110,16 @@ budgets:
 func newSide(t *testing.T, name string) *side {
 	t.Helper()
 	s := &side{name: name, client: client(256)}
-	o := worldOptions{policy: benchPolicy, noServe: name != "airgate"}
+	o := worldOptions{policy: benchPolicy + "sinks: []\n"}
 	switch name {
+	case "airgate+sqlite":
+		o.policy = benchPolicy
 	case "plain":
+		o.noServe = true
 		o.edit = func(b []byte) []byte { return openRoutes(t, b, false) }
 	case "noop":
 		o.edit = func(b []byte) []byte { return openRoutes(t, b, true) }
-		o.noEnvoy = true
+		o.noServe, o.noEnvoy = true, true
 	}
 	s.w = newWorld(t, o)
 	if name == "noop" {
@@ -127,7 +131,7 @@ func newSide(t *testing.T, name string) *side {
 		})
 		s.w.startEnvoy(o.edit)
 	}
-	if name == "airgate" {
+	if s.w.airgate != nil {
 		s.server = s.w.airgate
 	}
 	return s
@@ -237,7 +241,7 @@ func (s *side) memory(t *testing.T) {
 		wg.Go(func() { s.call(t, c) })
 	}
 	time.Sleep(4 * time.Second)
-	fmt.Printf("%-8s memory per open stream: envoy %.1f KiB, server %.1f KiB\n", s.name,
+	fmt.Printf("%-15s memory per open stream: envoy %.1f KiB, server %.1f KiB\n", s.name,
 		float64(resident(t, s.w.envoy)-e0)/n, float64(resident(t, s.server)-s0)/n)
 	wg.Wait()
 }

@@ -22,6 +22,7 @@ type reader struct {
 	server  string
 	offline bool
 	output  format
+	hint    string // what else to try where no server answers
 }
 
 // add gives cmd the flags; formats are those of -o.
@@ -33,6 +34,7 @@ func (r *reader) add(cmd *cobra.Command, f *flags, formats ...string) {
 
 // addOffline is for what a data directory can tell, too.
 func (r *reader) addOffline(cmd *cobra.Command) {
+	r.hint = ", --offline reads the data directory"
 	cmd.Flags().BoolVar(&r.offline, "offline", false, "read --data and --config instead of asking a running airgate")
 }
 
@@ -60,7 +62,7 @@ func (r *reader) get(ctx context.Context, path string, out any) ([]byte, error) 
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, unreachable(fmt.Errorf("%w: is airgate running? --server names another address, --offline, where a command has it, reads the data directory", err))
+		return nil, unreachable(fmt.Errorf("%w: is airgate running? --server names another address%s", err, r.hint))
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -220,7 +221,7 @@ func demoText(r *runFlags, to *target, keys map[string]string, took time.Duratio
 	return b.String()
 }
 
-// ownCommand is how this program is called from here.
+// ownCommand is how a shell calls this program from here.
 func ownCommand() string {
 	exe, err := os.Executable()
 	if err != nil {
@@ -228,8 +229,13 @@ func ownCommand() string {
 	}
 	if wd, err := os.Getwd(); err == nil {
 		if rel, err := filepath.Rel(wd, exe); err == nil && !strings.HasPrefix(rel, "..") {
-			return "./" + rel
+			exe = "./" + rel
 		}
+	}
+	if strings.ContainsFunc(exe, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("/._-", r)
+	}) {
+		return "'" + strings.ReplaceAll(exe, "'", `'\''`) + "'"
 	}
 	return exe
 }

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,11 +67,9 @@ func (o *gatewayOptions) socket() string {
 	return "unix://" + filepath.Join(abs, "extproc.sock")
 }
 
-// phase is how far a gateway is in its life.
-type phase = int32
-
+// How far a gateway is in its life.
 const (
-	starting phase = iota
+	starting int32 = iota
 	serving
 	stopping
 )
@@ -82,6 +79,7 @@ const (
 type gateway struct {
 	gatewayOptions
 
+	snapshot  *config.Snapshot // at the start; then it is the reloader's
 	registry  *prometheus.Registry
 	adminDoor door
 	opsDoor   door
@@ -106,20 +104,18 @@ type gateway struct {
 // store it waits for the data directory until ctx ends. Until then the probes
 // answer already.
 func startGateway(ctx context.Context, o gatewayOptions) (*gateway, error) {
-	snapshot, err := loadConfig(o.config)
-	if err != nil {
-		return nil, err
-	}
-	if err := o.accept(snapshot); err != nil {
-		return nil, problem(err)
-	}
+	tuneMemory()
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	g := &gateway{gatewayOptions: o, registry: prometheus.NewRegistry(), stop: stop, failed: make(chan error, 8)}
-	started := context.AfterFunc(ctx, stop) // from here on ctx is for the caller to watch
-	for _, open := range []func(context.Context, *config.Snapshot) error{
-		g.openDoors, g.openJournal, g.openLedger, g.openSink, g.openProcessor, g.openSocket,
+	g := &gateway{
+		gatewayOptions: o, registry: prometheus.NewRegistry(), stop: stop,
+		failed: make(chan error, 8), // more than there are tasks: none waits to tell
+	}
+	started := context.AfterFunc(ctx, stop) // once it is, ctx is for the caller to watch
+	var err error
+	for _, open := range []func(context.Context) error{
+		g.load, g.openDoors, g.openJournal, g.openLedger, g.openSink, g.openProcessor, g.openSocket,
 	} {
-		if err = open(running, snapshot); err != nil {
+		if err = open(running); err != nil {
 			break
 		}
 	}
@@ -133,28 +129,23 @@ func startGateway(ctx context.Context, o gatewayOptions) (*gateway, error) {
 	return g, nil
 }
 
-// accept refuses what cannot work here, and warns of what is probably not
-// meant.
-func (o *gatewayOptions) accept(s *config.Snapshot) error {
-	for _, p := range s.Providers {
-		if p.CredentialEnv != "" && !o.startsEnvoy {
+// load refuses a config that cannot work here.
+func (g *gateway) load(context.Context) (err error) {
+	if g.snapshot, err = loadConfig(g.config); err != nil {
+		return err
+	}
+	for _, p := range g.snapshot.Providers {
+		if p.CredentialEnv != "" && !g.startsEnvoy {
 			return fmt.Errorf("provider %s takes its credential from the environment, which only `airgate run` and "+
 				"`airgate demo` hand to Envoy: use credential: {file: …}", p.Name)
 		}
-	}
-	for _, w := range s.Warnings {
-		o.log.Warn("config", slog.String("problem", w.Error()))
-	}
-	if !s.HasKeys {
-		o.log.Warn("no keys are configured, so every caller is refused",
-			slog.String("next", "airgate keys create --team TEAM --name NAME --config "+o.config))
 	}
 	return nil
 }
 
 // openDoors comes first: a port that is in use is told before anything is
 // waited for, and who asks for readiness gets an answer.
-func (g *gateway) openDoors(ctx context.Context, _ *config.Snapshot) error {
+func (g *gateway) openDoors(ctx context.Context) error {
 	g.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	g.setDoors(admin.Config{})
 	if err := g.openDoor(ctx, "--admin", g.admin, &g.adminDoor); err != nil {
@@ -188,18 +179,21 @@ func (g *gateway) setDoors(cfg admin.Config) {
 	g.opsDoor.set(api.Ops())
 }
 
-// openJournal also settles what a crash left open.
-func (g *gateway) openJournal(ctx context.Context, s *config.Snapshot) error {
+// openJournal waits for the data directory, and settles what a crash left open.
+func (g *gateway) openJournal(ctx context.Context) error {
 	if err := os.MkdirAll(g.data, 0o700); err != nil {
 		return unreachable(fmt.Errorf("make data directory: %w", err))
 	}
 	g.balances = accounting.NewBalances()
 	var err error
 	g.journal, err = journal.Open(ctx, journal.Config{
-		Dir: journalDir(g.data), Replica: replica(), Durability: s.Journal.Durability,
+		Dir: journalDir(g.data), Replica: replica(), Durability: g.snapshot.Journal.Durability,
 		Exclusive: true, State: g.balances, Log: g.log, Registerer: g.registry,
 	})
 	if err != nil {
+		return err
+	}
+	if err := g.load(ctx); err != nil { // who has waited begins with what the files say now
 		return err
 	}
 	if g.hashKey, err = loadHashKey(filepath.Join(g.data, "hash.key")); err != nil {
@@ -215,14 +209,14 @@ func (g *gateway) openJournal(ctx context.Context, s *config.Snapshot) error {
 	return nil
 }
 
-func (g *gateway) openLedger(_ context.Context, s *config.Snapshot) (err error) {
+func (g *gateway) openLedger(context.Context) (err error) {
 	g.ledger, err = accounting.New(accounting.Config{
 		Store: memory.New(), Replica: g.journal.Writer(), Registerer: g.registry, Log: g.log,
 	})
 	if err != nil {
 		return err
 	}
-	return restore(g.ledger, g.balances, s, time.Now()) //nolint:contextcheck // the store is in memory
+	return restore(g.ledger, g.balances, g.snapshot, time.Now()) //nolint:contextcheck // the store is in memory
 }
 
 // restore makes the ledger know the config's limits and what was spent on them.
@@ -236,8 +230,12 @@ func restore(l *accounting.Ledger, b *accounting.Balances, s *config.Snapshot, n
 	return nil
 }
 
-func (g *gateway) openSink(ctx context.Context, s *config.Snapshot) (err error) {
-	name, path := sinkOf(g.data, s)
+// openSink opens the configured sink, if there is one.
+func (g *gateway) openSink(ctx context.Context) (err error) {
+	name, path, ok := sinkOf(g.data, g.snapshot)
+	if !ok {
+		return nil
+	}
 	if g.sink, err = sqlite.Open(ctx, path); err != nil {
 		return err
 	}
@@ -261,9 +259,16 @@ func (g *gateway) ship(ctx context.Context, name string) {
 	}
 }
 
-func (g *gateway) openProcessor(ctx context.Context, s *config.Snapshot) (err error) {
+func (g *gateway) openProcessor(ctx context.Context) (err error) {
+	for _, w := range g.snapshot.Warnings {
+		g.log.Warn("config", slog.String("problem", w.Error()))
+	}
+	if !g.snapshot.HasKeys {
+		g.log.Warn("no keys are configured, so every caller is refused",
+			slog.String("next", "airgate keys create --team TEAM --name NAME --config "+g.config))
+	}
 	g.reloader, err = config.NewReloader(config.ReloaderConfig{
-		Path: g.config, Initial: s, Check: sameProviders, Log: g.log, Registerer: g.registry,
+		Path: g.config, Initial: g.snapshot, Check: sameProviders, Log: g.log, Registerer: g.registry,
 		Apply: func(next *config.Snapshot) error { return g.ledger.Apply(next.Limits, time.Now()) },
 	})
 	if err != nil {
@@ -282,14 +287,14 @@ func (g *gateway) openProcessor(ctx context.Context, s *config.Snapshot) (err er
 }
 
 // openSocket comes last: from here on there are callers.
-func (g *gateway) openSocket(_ context.Context, s *config.Snapshot) error {
+func (g *gateway) openSocket(context.Context) error {
 	causes, err := accesslog.New(accesslog.Config{Log: g.log, Registerer: g.registry})
 	if err != nil {
 		return err
 	}
 	g.server, err = extproc.New(extproc.Config{
 		Begin: func(now time.Time) extproc.Stream { return g.processor.Begin(now) },
-		Wait:  g.journal.Wait, Causes: causes, MaxBodyBytes: s.MaxBodyBytes, Log: g.log, Registerer: g.registry,
+		Wait:  g.journal.Wait, Causes: causes, MaxBodyBytes: g.snapshot.MaxBodyBytes, Log: g.log, Registerer: g.registry,
 	})
 	if err != nil {
 		return err
@@ -299,10 +304,14 @@ func (g *gateway) openSocket(_ context.Context, s *config.Snapshot) error {
 		return unreachable(err)
 	}
 	g.task("ext_proc server", func() error { return g.server.Serve(socket) })
-	g.setDoors(admin.Config{
-		Source: g.sink, Fresh: g.journal.Shipped, Budgets: g.ledger.Budgets, Snapshot: g.reloader.Current, Status: g.reloader.Status,
+	api := admin.Config{
+		Budgets: g.ledger.Budgets, Snapshot: g.reloader.Current, Status: g.reloader.Status,
 		Keys: func() ([]config.ListedKey, error) { return config.ListKeys(g.config) },
-	})
+	}
+	if g.sink != nil {
+		api.Source, api.Fresh = g.sink, g.journal.Shipped
+	}
+	g.setDoors(api)
 	return nil
 }
 
@@ -356,14 +365,21 @@ func (g *gateway) countStrangers(ctx context.Context) error {
 	}
 }
 
-// wait returns when ctx has ended or a part of the gateway has failed, which is
-// its error.
-func (g *gateway) wait(ctx context.Context) error {
+// wait returns when ctx has ended, or with what a part of the gateway, or the
+// Envoy that runs with it, has failed of. e may be nil.
+func (g *gateway) wait(ctx context.Context, e *envoyProcess) error {
+	var ended <-chan struct{}
+	if e != nil {
+		ended = e.ended
+	}
 	select {
 	case <-ctx.Done():
+		g.log.Info("stopping: open answers may go on for a while")
 		return nil
 	case err := <-g.failed:
 		return err
+	case <-ended:
+		return fmt.Errorf("envoy %w: its log %s ends with: %s", e.end(), e.log, lastLine(e.log))
 	}
 }
 
@@ -463,16 +479,16 @@ func replica() string {
 
 func journalDir(data string) string { return filepath.Join(data, "journal") }
 
-// sinkOf is the records database: the configured sink, or the usual one.
-func sinkOf(data string, s *config.Snapshot) (name, path string) {
-	name, path = "local", "usage.db"
-	for _, sink := range s.Sinks { // there is at most one
-		name, path = sink.Name, cmp.Or(sink.Path, path)
+// sinkOf is the records database, if the config has one; it has at most one.
+func sinkOf(data string, s *config.Snapshot) (name, path string, ok bool) {
+	if len(s.Sinks) == 0 {
+		return "", "", false
 	}
+	path = cmp.Or(s.Sinks[0].Path, "usage.db")
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(data, path)
 	}
-	return name, path
+	return s.Sinks[0].Name, path, true
 }
 
 func buildInfo() prometheus.Collector {
@@ -480,17 +496,6 @@ func buildInfo() prometheus.Collector {
 		Name: "airgate_build_info", Help: "Always 1; the labels say what runs.", ConstLabels: prometheus.Labels{"version": version},
 	}, func() float64 { return 1 })
 }
-
-// door is an HTTP listener's handler. It can be exchanged while it serves.
-type door struct {
-	addr    net.Addr // nil = not open
-	handler atomic.Pointer[http.Handler]
-}
-
-func (d *door) set(h http.Handler) { d.handler.Store(&h) }
-
-// ServeHTTP passes the request to the handler of the moment.
-func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*d.handler.Load()).ServeHTTP(w, r) }
 
 // readToken reads a secret that has a file to itself. A line end after it does
 // not count.

@@ -244,12 +244,33 @@ func TestPartEnds(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	g := open(t, testOptions(t))
 	g.task("part", func() error { return nil })
-	if err := g.wait(t.Context()); err == nil || err.Error() != "part: ended before it was told to" {
+	if err := g.wait(t.Context(), nil); err == nil || err.Error() != "part: ended before it was told to" {
 		t.Errorf("wait = %v, want that the part has ended", err)
 	}
 	g.failed <- io.ErrUnexpectedEOF
 	if err := g.closeWithin(t.Context(), time.Second); err == nil || !strings.Contains(err.Error(), "unexpected EOF") {
 		t.Errorf("close = %v, want the failure nobody has waited for", err)
+	}
+}
+
+// No task outlives the gateway, and none of them the journal.
+func TestCloseWaits(t *testing.T) {
+	g := open(t, testOptions(t))
+	told, ended, stop := make(chan struct{}), false, g.stop
+	g.stop = func() {
+		close(told)
+		stop()
+	}
+	g.task("slow", func() error {
+		<-told
+		time.Sleep(50 * time.Millisecond)
+		denials(t, g, 1)
+		ended = true
+		return nil
+	})
+	shut(t, g)
+	if !ended {
+		t.Error("the task has not ended")
 	}
 }
 

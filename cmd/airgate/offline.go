@@ -41,7 +41,10 @@ func offlineAPI(ctx context.Context, f *flags) (_ http.Handler, closeAll func(),
 
 // openRecords opens the records database for reading.
 func openRecords(ctx context.Context, data string, s *config.Snapshot) (*sqlite.Reader, error) {
-	_, path := sinkOf(data, s)
+	_, path, ok := sinkOf(data, s)
+	if !ok {
+		return nil, problem(errors.New("this config ships records nowhere (sinks: []): the journal alone has them"))
+	}
 	r, err := sqlite.OpenReadOnly(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, unreachable(fmt.Errorf("there are no records in %s yet: airgate has not run with this --data, or --config names another database: %w", data, err))

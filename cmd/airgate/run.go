@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,24 +99,9 @@ func runBoth(ctx context.Context, o gatewayOptions, r *runFlags, started func() 
 		return errors.Join(unlessStopped(ctx, err), g.closeWithin(ctx, r.drain))
 	}
 	if err = started(); err == nil {
-		err = waitBoth(ctx, g, e)
-	}
-	if ctx.Err() != nil {
-		o.log.Info("stopping: open answers may go on", slog.Duration("at_most", r.drain))
+		err = g.wait(ctx, e)
 	}
 	return errors.Join(err, e.stop(ctx, r.drain), g.closeWithin(ctx, r.drain))
-}
-
-// waitBoth returns when ctx ends, or with what one of the two failed of.
-func waitBoth(ctx context.Context, g *gateway, e *envoyProcess) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-g.failed:
-		return err
-	case <-e.ended:
-		return fmt.Errorf("envoy %w: its log %s ends with: %s", e.end(), e.log, lastLine(e.log))
-	}
 }
 
 type envoyOptions struct {

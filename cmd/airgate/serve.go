@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
-	"net/netip"
 	"reflect"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -87,7 +84,7 @@ func newServe(t *terminal, f *flags) *cobra.Command {
 				return unlessStopped(cmd.Context(), err)
 			}
 			t.say("airgate serves Envoy on %s, its API on http://%s", g.socket(), g.adminDoor.addr)
-			return errors.Join(g.wait(cmd.Context()), g.closeWithin(cmd.Context(), s.drain))
+			return errors.Join(g.wait(cmd.Context(), nil), g.closeWithin(cmd.Context(), s.drain))
 		},
 	}
 	s.add(cmd)
@@ -140,31 +137,4 @@ func sameProviders(old, next *config.Snapshot) error {
 		}
 	}
 	return nil
-}
-
-// loopback refuses an address that others could reach.
-func loopback(addr string) error {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return errors.New("want host:port")
-	}
-	if host == "localhost" {
-		return nil
-	}
-	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
-		return errors.New("want a loopback address, such as " + defaultAdmin + ": the JSON API has no authentication in this version")
-	}
-	return nil
-}
-
-// listen opens the TCP address that a flag gave.
-func listen(ctx context.Context, flag, addr string) (net.Listener, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
-	switch {
-	case err == nil:
-		return l, nil
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, unreachable(fmt.Errorf("%s %s is in use by another process: end it, or name another address with %s", flag, addr, flag))
-	}
-	return nil, unreachable(fmt.Errorf("%s %s: %w", flag, addr, err))
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is what CHANGELOG.md calls this state of the source.
+// version is the last release, or with -dev the one that comes.
 const version = "0.1.0-dev"
 
 func newVersion(t *terminal) *cobra.Command {

@@ -111,6 +111,9 @@ func earlyRemoval() *corev3.TypedExtensionConfig {
 func accessLog() *accesslogv3.AccessLog {
 	return &accesslogv3.AccessLog{
 		Name: "envoy.access_loggers.http_grpc",
+		// Of an answer that passed whole airgate has seen the end itself, and of
+		// its own refusals too: an entry for each would cost a tenth of a call.
+		Filter: celFilter("response.flags != 0 || response.code_details != 'via_upstream' && !response.code_details.startsWith('" + DetailsPrefix + "')"),
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: typed(&grpclogv3.HttpGrpcAccessLogConfig{
 			CommonConfig: &grpclogv3.CommonGrpcAccessLogConfig{
 				LogName:             AccessLogName,

@@ -185,6 +185,7 @@ func TestWalls(t *testing.T) {
 	}{
 		{"airgate's decision opens the way", "POST", "/v1/x", map[string]string{"x-script": "allow"}, []byte("{}"), answer{status: 200, reached: 1}},
 		{"also without a body", "GET", "/v1/x", map[string]string{"x-script": "allow"}, nil, answer{status: 200, reached: 1}},
+		{"a body above one connection's buffer", "POST", "/v1/x", map[string]string{"x-script": "allow"}, make([]byte, 3<<19), answer{status: 200, reached: 1}},
 		{"over TLS", "POST", "/v1/x", map[string]string{"x-script": "secure"}, []byte("{}"), answer{status: 200, reached: 1}},
 		{"not to somebody else's certificate", "POST", "/v1/x", map[string]string{"x-script": "misnamed"}, []byte("{}"), answer{status: 503, class: "transient", id: "id-1"}},
 		{"no decision", "POST", "/v1/x", nil, []byte("{}"), refused},

@@ -167,6 +167,9 @@ func (c *compiler) settings() {
 		}
 		snap.Sinks = append(snap.Sinks, Sink{Name: s.Name.v, Type: s.Type.v, Path: s.Path.v})
 	}
+	if !c.Sinks.given() {
+		snap.Sinks = []Sink{{Name: "local", Type: "sqlite", Path: "usage.db"}}
+	}
 	for _, k := range c.Requires.items {
 		snap.Requires = append(snap.Requires, Kind(k.v))
 	}

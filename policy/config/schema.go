@@ -40,7 +40,7 @@ type platformSections struct {
 	Models             dict[model]    `config:"models" also:"/:" doc:"The names callers use; nothing else is reachable."`
 	Quota              quotaSection   `config:"quota" doc:"Where the shared quota state lives."`
 	Journal            journalSection `config:"journal" doc:"How the write-ahead book is kept."`
-	Sinks              list[sink]     `config:"sinks" doc:"Where records are shipped to."`
+	Sinks              list[sink]     `config:"sinks" doc:"Where records are shipped to; without the field SQLite in the data directory, [] = nowhere: the journal alone keeps them."`
 	Requires           list[choice]   `config:"requires" oneof:"Platform Policy Limits Finance Keys" doc:"Kinds that must be there, also at a cold start."`
 	Enforcement        choice         `config:"enforcement" oneof:"enforce shadow" doc:"shadow decides and records would_deny, and refuses only for keys and routes."`
 	MaxBodyBytes       count          `config:"maxBodyBytes" min:"1024" max:"1073741824" doc:"Largest request body, inclusive."`

@@ -59,7 +59,7 @@ type Snapshot struct {
 
 	Quota    Quota
 	Journal  Journal
-	Sinks    []Sink // sorted by name
+	Sinks    []Sink // sorted by name; none = the journal alone keeps the records
 	Requires []Kind
 	HasKeys  bool // false: every caller is refused, and someone should be told how to make a key
 

@@ -322,7 +322,7 @@ func ignoresOrder(t *testing.T, st quota.Store) {
 				o.seq++
 				calls = append(calls, quota.Sync{
 					Replica: name, Seq: o.seq, Seen: o.granted, Returned: o.returned, Spent: o.spent,
-					Limit: int64(version) * 10, Version: version, //nolint:gosec // at most 11
+					Limit: int64(version) * 10, Version: version,
 				})
 			}
 		}

@@ -63,10 +63,10 @@ func forecast(b *accounting.Budget, now time.Time) (total *money.NanoUSD, exhaus
 // scaled is n × by / of, at most the largest number there is.
 func scaled(n, by, of int64) int64 {
 	hi, lo := bits.Mul64(uint64(max(0, n)), uint64(max(0, by)))
-	if hi >= uint64(of) {
+	if hi >= uint64(max(1, of)) {
 		return math.MaxInt64
 	}
-	q, _ := bits.Div64(hi, lo, uint64(of))
+	q, _ := bits.Div64(hi, lo, uint64(max(1, of)))
 	return int64(min(q, math.MaxInt64))
 }
 
