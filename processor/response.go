@@ -12,16 +12,25 @@ import (
 func (s *Stream) responseHeaders(e *ResponseHeaders) Action {
 	s.status, s.attempts = 0, e.Attempts
 	contentType := ""
+	a := &s.reply
+	*a = Answer{Set: append(a.Set[:0], Header{"x-airgate-request-id", s.id}), Remove: a.Remove[:0]}
 	for _, h := range e.Headers {
 		switch h.Name {
 		case ":status":
 			s.status, _ = strconv.Atoi(h.Value)
 		case "content-type":
 			contentType = h.Value
+		// Cookies and account names of the provider are not the caller's.
+		case "set-cookie":
+			a.Remove = append(a.Remove, "set-cookie")
+		case "openai-organization":
+			a.Remove = append(a.Remove, "openai-organization")
+		case "openai-project":
+			a.Remove = append(a.Remove, "openai-project")
+		case "anthropic-organization-id":
+			a.Remove = append(a.Remove, "anthropic-organization-id")
 		}
 	}
-	a := &s.reply
-	*a = Answer{Set: append(a.Set[:0], Header{"x-airgate-request-id", s.id}), Remove: a.Remove[:0]}
 	switch s.state {
 	case idle, uploading, refused:
 		// Envoy's own answer: a refused upgrade, a body over its limit.
@@ -40,8 +49,6 @@ func (s *Stream) responseHeaders(e *ResponseHeaders) Action {
 	if s.cap > 0 {
 		a.Set = append(a.Set, Header{"x-airgate-cap", strconv.FormatInt(int64(s.cap), 10)})
 	}
-	// Cookies and account names of the provider are not the caller's.
-	a.Remove = append(a.Remove, "set-cookie", "openai-organization", "openai-project", "anthropic-organization-id")
 	a.Durable = s.intent
 	s.state = answering
 	if s.status >= 400 || s.status == 0 {

@@ -58,10 +58,14 @@ type Config struct {
 	Replica      string // stable name of this airgate; the journal appends the incarnation
 	Durability   Durability
 	SegmentBytes int64 // 0 = 64 MiB; a segment ends soon after it
-	Exclusive    bool  // one process owns Dir (quota: memory): Open waits for the lock
-	State        State // nil = none
-	Log          *slog.Logger
-	Registerer   prometheus.Registerer // nil = no metrics
+	// SyncEvery is the least time between the beginnings of two syncs; 0 = each
+	// begins as the one before ends. A provider takes hundreds of milliseconds to
+	// begin its answer, and each sync costs CPU time.
+	SyncEvery  time.Duration
+	Exclusive  bool  // one process owns Dir (quota: memory): Open waits for the lock
+	State      State // nil = none
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil = no metrics
 
 	disk disk // nil = the operating system's
 }
@@ -134,6 +138,7 @@ type Journal struct {
 	safeSum  record.Hash // of the record durable
 	broken   bool        // a failed write could not be rolled back: the file must not grow
 	syncing  bool
+	synced   time.Time     // when the last sync began
 	target   uint64        // what the sync that runs will make durable
 	thisSync chan struct{} // closed when it has ended; nil = nobody waits
 	nextSync chan struct{}
@@ -367,6 +372,7 @@ func (j *Journal) keep() {
 		case j.end-j.begun >= j.cfg.SegmentBytes:
 			j.rotateLocked(true)
 		case j.durable < j.written:
+			j.paceLocked()
 			if err := j.syncLocked(); err != nil {
 				j.rotateLocked(false)
 			}
@@ -377,6 +383,17 @@ func (j *Journal) keep() {
 			j.work.Wait()
 		}
 	}
+}
+
+// paceLocked lets SyncEvery pass between the beginnings of two syncs, so that
+// under load one serves many records. Who closes the journal does not wait.
+func (j *Journal) paceLocked() {
+	if pause := j.cfg.SyncEvery - time.Since(j.synced); pause > 0 && !j.closed {
+		j.mu.Unlock()
+		time.Sleep(pause)
+		j.mu.Lock()
+	}
+	j.synced = time.Now()
 }
 
 // syncLocked makes durable what was written when it began. After an error

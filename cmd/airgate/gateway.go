@@ -187,7 +187,7 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	g.balances = accounting.NewBalances()
 	var err error
 	g.journal, err = journal.Open(ctx, journal.Config{
-		Dir: journalDir(g.data), Replica: replica(), Durability: g.snapshot.Journal.Durability,
+		Dir: journalDir(g.data), Replica: replica(), Durability: g.snapshot.Journal.Durability, SyncEvery: syncEvery,
 		Exclusive: true, State: g.balances, Log: g.log, Registerer: g.registry,
 	})
 	if err != nil {
@@ -337,7 +337,7 @@ func (g *gateway) ready(ctx context.Context) error {
 	case starting:
 		return errors.New("starting: reading the journal, or waiting for another airgate to leave the data directory")
 	case stopping:
-		return errors.New("stopping")
+		return errors.New("stopping: open answers may go on for a while")
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -374,6 +374,7 @@ func (g *gateway) wait(ctx context.Context, e *envoyProcess) error {
 	}
 	select {
 	case <-ctx.Done():
+		g.phase.Store(stopping)
 		g.log.Info("stopping: open answers may go on for a while")
 		return nil
 	case err := <-g.failed:
@@ -476,6 +477,10 @@ func replica() string {
 	host, _ := os.Hostname() // without one it has the common name
 	return cmp.Or(os.Getenv("AIRGATE_REPLICA"), os.Getenv("POD_NAME"), host, "airgate")
 }
+
+// syncEvery is how long one sync of the journal may gather records: nothing
+// beside the time a provider takes to begin its answer.
+const syncEvery = 2 * time.Millisecond
 
 func journalDir(data string) string { return filepath.Join(data, "journal") }
 
