@@ -50,7 +50,9 @@ race: $(ENVOY)
 e2e: $(ENVOY) sdks
 	$(GO) test -count=1 ./e2e/...
 
+# BENCH_ROUNDS=n sets the rounds of the run through Envoy.
 bench: $(ENVOY)
+	$(GO) test -tags bench -count=1 -run '^TestOverhead$$' -timeout 30m -v ./e2e
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 # Each fuzz target in turn, FUZZTIME long.
@@ -66,7 +68,7 @@ lint: $(LINT)
 	$(LINT) config verify
 	$(LINT) run ./...
 	$(LINT) fmt --diff
-	$(GO) mod tidy -diff
+	$(GO) mod tidy -e -diff
 
 fmt: $(LINT)
 	$(LINT) fmt

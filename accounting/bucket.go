@@ -93,8 +93,8 @@ const (
 
 // mulDiv returns a·b/c for a, b ≥ 0 and c > 0, or the greatest int64.
 func mulDiv(a, b, c int64, r rounding) int64 {
-	divisor := uint64(c)                       //nolint:gosec // c > 0
-	hi, lo := bits.Mul64(uint64(a), uint64(b)) //nolint:gosec // a, b ≥ 0
+	divisor := uint64(c)                       // c > 0
+	hi, lo := bits.Mul64(uint64(a), uint64(b)) // a, b ≥ 0
 	if r == up {
 		var carry uint64
 		lo, carry = bits.Add64(lo, divisor-1, 0)

@@ -102,9 +102,9 @@ func (c *Catalogue) Price(provider, model string, at time.Time) (p *Price, ok bo
 	if m == nil {
 		return nil, false
 	}
-	for i := len(m.prices) - 1; i >= 0; i-- {
-		if !m.prices[i].From.After(at) {
-			return m.prices[i], true
+	for _, p := range slices.Backward(m.prices) {
+		if !p.From.After(at) {
+			return p, true
 		}
 	}
 	return nil, false

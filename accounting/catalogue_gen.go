@@ -124,8 +124,10 @@ func run(dir, out, checked string) error {
 }
 
 func fetch(dir string) error {
-	args := []string{"-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", dir,
-		"--platform", "manylinux_2_28_x86_64", "--python-version", "3.12", "--implementation", "cp", "--abi", "abi3"}
+	args := []string{
+		"-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", dir,
+		"--platform", "manylinux_2_28_x86_64", "--python-version", "3.12", "--implementation", "cp", "--abi", "abi3",
+	}
 	for _, s := range sources {
 		args = append(args, s.Name+"=="+s.Version)
 	}
@@ -227,8 +229,10 @@ func perMillion(text string, units int64) (decimal, error) {
 }
 
 func (r *rates) fields() []*decimal {
-	return []*decimal{&r.Input, &r.CacheRead, &r.CacheWrite5m, &r.CacheWrite1h, &r.InputAudio, &r.InputImage,
-		&r.Output, &r.OutputAudio, &r.OutputImage}
+	return []*decimal{
+		&r.Input, &r.CacheRead, &r.CacheWrite5m, &r.CacheWrite1h, &r.InputAudio, &r.InputImage,
+		&r.Output, &r.OutputAudio, &r.OutputImage,
+	}
 }
 
 // merge states what r leaves unstated and o states.
@@ -851,8 +855,10 @@ func newGenModel(m *call) (genModel, error) {
 			if key != "processing" && key != "service_tier" && key != "speed" {
 				return g, fmt.Errorf("variant by %s", key)
 			}
-			g.variants = append(g.variants, genVariant{service: value.(string),
-				genPrices: genPrices{from: from, rates: priceKeys(v.(*call).args["prices"].(*call))}})
+			g.variants = append(g.variants, genVariant{
+				service:   value.(string),
+				genPrices: genPrices{from: from, rates: priceKeys(v.(*call).args["prices"].(*call))},
+			})
 		}
 	}
 	return g, nil

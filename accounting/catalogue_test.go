@@ -166,19 +166,23 @@ func TestUnstatedRates(t *testing.T) {
 		want     Rates
 	}{
 		"Anthropic writes cost 1.25 and 2 times": {
-			vendorAnthropic, Rates{Input: 3 * dollar, Output: 15 * dollar},
+			vendorAnthropic,
+			Rates{Input: 3 * dollar, Output: 15 * dollar},
 			Rates{3 * dollar, 3 * dollar, 3_750_000_000, 6 * dollar, 3 * dollar, 3 * dollar, 15 * dollar, 15 * dollar, 15 * dollar},
 		},
 		"others charge for writes only where they say so": {
-			"openai", Rates{Input: 2 * dollar, Output: 8 * dollar},
+			"openai",
+			Rates{Input: 2 * dollar, Output: 8 * dollar},
 			Rates{2 * dollar, 2 * dollar, 2 * dollar, 2 * dollar, 2 * dollar, 2 * dollar, 8 * dollar, 8 * dollar, 8 * dollar},
 		},
 		"a long write costs twice where a short one has a premium": {
-			"openai", Rates{Input: 4 * dollar, CacheWrite5m: 5 * dollar, Output: 20 * dollar},
+			"openai",
+			Rates{Input: 4 * dollar, CacheWrite5m: 5 * dollar, Output: 20 * dollar},
 			Rates{4 * dollar, 4 * dollar, 5 * dollar, 8 * dollar, 4 * dollar, 4 * dollar, 20 * dollar, 20 * dollar, 20 * dollar},
 		},
 		"embeddings": {
-			"openai", Rates{Input: dollar},
+			"openai",
+			Rates{Input: dollar},
 			Rates{dollar, dollar, dollar, dollar, dollar, dollar, dollar, dollar, dollar},
 		},
 	} {

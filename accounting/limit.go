@@ -47,7 +47,7 @@ func (d Dimension) String() string { return word(dimensionWords(), d) }
 
 func parseDimension(text string) (Dimension, bool) {
 	i := slices.Index(dimensionWords(), text)
-	return Dimension(max(i, 0)), i > 0 //nolint:gosec // i is at most Session
+	return Dimension(max(i, 0)), i > 0 // i is at most Session
 }
 
 // Subject is who a call is charged to. The slices and maps are shared and
@@ -108,7 +108,7 @@ func (k WindowKind) String() string { return word(windowWords(), k) }
 
 func parseWindowKind(text string) (WindowKind, bool) {
 	i := slices.Index(windowWords(), text)
-	return WindowKind(max(i, 0)), i > 0 //nolint:gosec // i is at most Total
+	return WindowKind(max(i, 0)), i > 0 // i is at most Total
 }
 
 // Override gives some subjects another amount. The most specific For wins.

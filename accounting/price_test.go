@@ -55,31 +55,38 @@ func TestCost(t *testing.T) {
 		},
 		"the answer's service tier sets the price": {
 			"openai", "gpt-5.4-mini",
-			usage.Usage{ServiceTier: "priority", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}}, "0.0024",
+			usage.Usage{ServiceTier: "priority", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}},
+			"0.0024",
 		},
 		"fast is OpenAI's newer word for priority": {
 			"openai", "gpt-5.4-mini",
-			usage.Usage{ServiceTier: "fast", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}}, "0.0024",
+			usage.Usage{ServiceTier: "fast", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}},
+			"0.0024",
 		},
 		"flex": {
 			"openai", "gpt-5.4-mini",
-			usage.Usage{ServiceTier: "flex", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}}, "0.0006",
+			usage.Usage{ServiceTier: "flex", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}},
+			"0.0006",
 		},
 		"flex of a model without a flex price costs the standard": {
 			"openai", "gpt-4o",
-			usage.Usage{ServiceTier: "flex", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000}}}}, "0.0025",
+			usage.Usage{ServiceTier: "flex", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000}}}},
+			"0.0025",
 		},
 		"an unknown tier costs the dearest": {
 			"openai", "gpt-5.4-mini",
-			usage.Usage{ServiceTier: "scale", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}}, "0.0024",
+			usage.Usage{ServiceTier: "scale", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}},
+			"0.0024",
 		},
 		"Anthropic's priority tier has no price of its own": {
 			"anthropic", "claude-sonnet-4-6",
-			usage.Usage{ServiceTier: "priority", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000}}}}, "0.003",
+			usage.Usage{ServiceTier: "priority", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000}}}},
+			"0.003",
 		},
 		"speed": {
 			"anthropic", "claude-opus-4-8",
-			usage.Usage{Speed: "fast", ServiceTier: "standard", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 10}}}}, "0.0105",
+			usage.Usage{Speed: "fast", ServiceTier: "standard", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 10}}}},
+			"0.0105",
 		},
 		"at the threshold the base rate holds": {
 			"openai", "gpt-5.4",
@@ -98,7 +105,8 @@ func TestCost(t *testing.T) {
 			usage.Usage{Items: []usage.Item{
 				{Tokens: usage.Tokens{Input: 200_000}},
 				{Tokens: usage.Tokens{Input: 200_000}},
-			}}, "1",
+			}},
+			"1",
 		},
 		"cache writes": {
 			"anthropic", "claude-sonnet-4-6",
@@ -106,15 +114,18 @@ func TestCost(t *testing.T) {
 		},
 		"a region": {
 			"anthropic", "claude-sonnet-4-6",
-			usage.Usage{Geo: "us", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}}, "0.00495",
+			usage.Usage{Geo: "us", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000, Output: 100}}}},
+			"0.00495",
 		},
 		"no region": {
 			"anthropic", "claude-sonnet-4-5",
-			usage.Usage{Geo: "not_available", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000}}}}, "0.003",
+			usage.Usage{Geo: "not_available", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000}}}},
+			"0.003",
 		},
 		"searches are not uplifted": {
 			"anthropic", "claude-sonnet-4-6",
-			usage.Usage{Geo: "us", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000}}}, Calls: []usage.Call{{Kind: "web_search", Count: 2}, {Kind: "web_fetch", Count: 9}}}, "0.0233",
+			usage.Usage{Geo: "us", Items: []usage.Item{{Tokens: usage.Tokens{Input: 1000}}}, Calls: []usage.Call{{Kind: "web_search", Count: 2}, {Kind: "web_fetch", Count: 9}}},
+			"0.0233",
 		},
 		"audio": {
 			"openai", "gpt-4o-audio-preview",

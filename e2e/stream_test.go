@@ -96,7 +96,7 @@ func TestCallerLeavesBeforeTheFirstByte(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	_, err := http.DefaultClient.Do(w.request(call{body: streamBody, script: "delay 20s"}).WithContext(ctx)) //nolint:bodyclose // there is none
+	_, err := http.DefaultClient.Do(w.request(call{body: streamBody, script: "delay 20s"}).WithContext(ctx))
 	if err == nil {
 		t.Fatal("the call was answered")
 	}

@@ -138,10 +138,10 @@ func (w *walk) enforceRules(s *subject, plan uint64) (left uint64, ok bool) {
 			continue
 		}
 		hit, err := w.hits(u, s, plan)
-		switch {
-		case hit == 0:
+		switch hit {
+		case 0:
 			w.passRule(u, 0)
-		case hit == plan:
+		case plan:
 			if w.refuse(Step{Check: CheckRule, Name: u.name, Code: RuleDenied}, u, err) {
 				return 0, false
 			}

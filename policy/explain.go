@@ -79,7 +79,7 @@ func (w *walk) passModel(plan uint64) {
 		i := bits.TrailingZeros64(rest)
 		w.step(Step{
 			Check: CheckModel, Target: w.entry.Targets[i].Model, Outcome: Drop,
-			Reason: fmt.Sprintf("%s may not use it", w.narrower(1<<i)),
+			Reason: w.narrower(1<<i) + " may not use it",
 		}, nil)
 	}
 }

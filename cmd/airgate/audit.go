@@ -58,7 +58,7 @@ func verify(ctx context.Context, t *terminal, f *flags) (journal.Report, error) 
 	}
 	dir := journalDir(f.data)
 	if _, err := os.Stat(dir); err != nil && len(heads) == 0 {
-		return journal.Report{}, unreachable(fmt.Errorf("there is no journal in %s: airgate has not run with this --data: %w", f.data, err))
+		return journal.Report{}, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
 	}
 	return journal.Verify(dir, heads)
 }
@@ -70,8 +70,8 @@ func headsOf(ctx context.Context, t *terminal, f *flags) (heads []record.Head, e
 		return nil, err
 	}
 	records, err := openRecords(ctx, f.data, snapshot)
-	if errors.Is(err, fs.ErrNotExist) {
-		t.say("there is no records database yet, so nothing outside of the journal vouches for it")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoSink) {
+		t.say("there is no records database, so nothing outside of the journal vouches for it")
 		return nil, nil
 	}
 	if err != nil {

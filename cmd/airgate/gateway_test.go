@@ -3,7 +3,9 @@ package main
 import (
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -152,6 +154,28 @@ func TestStopWithBusySink(t *testing.T) {
 		if w.NotAnchored() != 0 || len(w.Problems) > 0 {
 			t.Errorf("writer = %+v, want all anchored after the next start", w)
 		}
+	}
+}
+
+// Without a sink the journal alone has the records; the rest works.
+func TestWithoutSink(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	o := testOptions(t)
+	if err := os.WriteFile(o.config, []byte(testConfig+"sinks: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := open(t, o)
+	denials(t, g, 3)
+	var budgets struct{ Budgets []struct{ Name string } }
+	if g.get(t, "/api/v1/budgets", &budgets); len(budgets.Budgets) != 1 {
+		t.Errorf("budgets = %+v, want one", budgets)
+	}
+	if status, body := ask("http://"+g.adminDoor.addr.String()+"/api/v1/requests", ""); status != http.StatusServiceUnavailable || !strings.Contains(body, "sinks: []") {
+		t.Errorf("requests = %d %s, want 503 and why", status, body)
+	}
+	shut(t, g)
+	if _, err := os.Stat(filepath.Join(o.data, "usage.db")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("usage.db: %v, want none", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"os"
 	"time"
 
 	"airgate/accounting"
@@ -24,30 +25,42 @@ func offlineAPI(ctx context.Context, f *flags) (_ http.Handler, closeAll func(),
 	if err != nil {
 		return nil, nil, err
 	}
-	source, err := openRecords(ctx, f.data, snapshot)
-	if err != nil {
-		return nil, nil, err
+	if _, err := os.Stat(journalDir(f.data)); err != nil {
+		return nil, nil, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
 	}
 	ledger, err := replayed(f.data, snapshot, time.Now()) //nolint:contextcheck // the store is in memory
 	if err != nil {
-		return nil, nil, errors.Join(err, source.Close())
+		return nil, nil, err
 	}
-	api := admin.New(admin.Config{
-		Source: source, Budgets: ledger.Budgets, Snapshot: func() *config.Snapshot { return snapshot },
+	cfg := admin.Config{
+		Budgets: ledger.Budgets, Snapshot: func() *config.Snapshot { return snapshot },
 		Keys: func() ([]config.ListedKey, error) { return config.ListKeys(f.config) },
-	})
-	return api.Admin(), func() { _ = source.Close() }, nil // it was only read
+	}
+	records, err := openRecords(ctx, f.data, snapshot)
+	switch {
+	case errors.Is(err, errNoSink):
+		return admin.New(cfg).Admin(), func() {}, nil
+	case err != nil:
+		return nil, nil, err
+	}
+	cfg.Source = records
+	return admin.New(cfg).Admin(), func() { _ = records.Close() }, nil // it was only read
 }
+
+var (
+	errNothing = errors.New("airgate has not run with this --data")
+	errNoSink  = errors.New("this config ships records nowhere (sinks: []): the journal alone has them")
+)
 
 // openRecords opens the records database for reading.
 func openRecords(ctx context.Context, data string, s *config.Snapshot) (*sqlite.Reader, error) {
 	_, path, ok := sinkOf(data, s)
 	if !ok {
-		return nil, problem(errors.New("this config ships records nowhere (sinks: []): the journal alone has them"))
+		return nil, errNoSink
 	}
 	r, err := sqlite.OpenReadOnly(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, unreachable(fmt.Errorf("there are no records in %s yet: airgate has not run with this --data, or --config names another database: %w", data, err))
+		return nil, unreachable(err)
 	}
 	return r, err
 }

@@ -86,7 +86,7 @@ func (w *word) set(s []byte) {
 		}
 		w.b[i] = c
 	}
-	w.n = uint8(len(s)) //nolint:gosec // at most 64
+	w.n = uint8(len(s)) // at most 64
 }
 
 func (w *word) bytes() []byte { return w.b[:w.n] }

@@ -198,14 +198,9 @@ func (r *recording) meter() *Meter {
 	return &m
 }
 
-func (r *recording) read(cuts ...int) Reading {
+func (r *recording) read() Reading {
 	m := r.meter()
-	from := 0
-	for _, c := range cuts {
-		m.Write(r.body[from:c])
-		from = c
-	}
-	m.Write(r.body[from:])
+	m.Write(r.body)
 	m.Close()
 	return *m.Reading()
 }

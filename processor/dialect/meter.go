@@ -125,7 +125,7 @@ func (m *Meter) Write(chunk []byte) {
 			m.w.feed(chunk[:n])
 			m.settleDocument()
 		case tokName:
-			m.eventLen += uint8(copy(m.event[m.eventLen:], chunk[:n])) //nolint:gosec // at most 16
+			m.eventLen += uint8(copy(m.event[m.eventLen:], chunk[:n])) // at most 16
 			m.errorName = string(m.event[:m.eventLen]) == "error"
 		case tokEnd:
 			m.endEvent()

@@ -114,9 +114,16 @@ func words(r *Reading) string {
 			name string
 			n    int64
 		}{
-			{"input", int64(t.Input)}, {"cache_read", int64(t.CacheRead)}, {"cache_write_5m", int64(t.CacheWrite5m)},
-			{"cache_write_1h", int64(t.CacheWrite1h)}, {"input_audio", int64(t.InputAudio)}, {"input_image", int64(t.InputImage)},
-			{"output", int64(t.Output)}, {"reasoning", int64(t.Reasoning)}, {"output_audio", int64(t.OutputAudio)}, {"output_image", int64(t.OutputImage)},
+			{"input", int64(t.Input)},
+			{"cache_read", int64(t.CacheRead)},
+			{"cache_write_5m", int64(t.CacheWrite5m)},
+			{"cache_write_1h", int64(t.CacheWrite1h)},
+			{"input_audio", int64(t.InputAudio)},
+			{"input_image", int64(t.InputImage)},
+			{"output", int64(t.Output)},
+			{"reasoning", int64(t.Reasoning)},
+			{"output_audio", int64(t.OutputAudio)},
+			{"output_image", int64(t.OutputImage)},
 		} {
 			if f.n != 0 {
 				fmt.Fprintf(&b, " %s=%d", f.name, f.n)

@@ -22,8 +22,8 @@ import (
 	"airgate/policy/config"
 )
 
-// Config configures an API. What a nil field would tell is answered with 503:
-// a starting airgate does not know it yet, a data directory never will.
+// Config configures an API. What a nil field would tell is answered with 503: a
+// starting airgate does not know it yet, one without a sink never will.
 type Config struct {
 	Source   report.Source
 	Fresh    func(context.Context) error // waits until Source has what was written so far; nil = it has
@@ -103,7 +103,7 @@ func others(mux *http.ServeMux) http.Handler {
 }
 
 func unknown(w http.ResponseWriter, _ *http.Request) {
-	fail(w, http.StatusServiceUnavailable, "not_ready", "this airgate does not know that yet: it is starting; /readyz says why")
+	fail(w, http.StatusServiceUnavailable, "not_known", "this airgate does not know that: it is starting, as /readyz says, or its config ships records nowhere (sinks: [])")
 }
 
 func loopbackHost(host string) bool {

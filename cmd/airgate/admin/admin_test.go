@@ -192,10 +192,11 @@ func TestStarting(t *testing.T) {
 	h := New(Config{Ready: func(context.Context) error { return errors.New("starting") }}).Admin()
 	for _, path := range []string{
 		"/-/config", "/-/config/status", "/api/v1/usage?by=team", "/api/v1/budgets", "/api/v1/keys",
-		"/api/v1/requests", "/api/v1/requests/x", "/api/v1/denials", "/api/v1/audit", "/readyz",
+		"/api/v1/requests", "/api/v1/requests/x", "/api/v1/denials", "/api/v1/audit",
 	} {
-		wantFault(t, ask(h, http.MethodGet, path), http.StatusServiceUnavailable, "not_ready", "starting")
+		wantFault(t, ask(h, http.MethodGet, path), http.StatusServiceUnavailable, "not_known", "starting")
 	}
+	wantFault(t, ask(h, http.MethodGet, "/readyz"), http.StatusServiceUnavailable, "not_ready", "starting")
 }
 
 func TestRequests(t *testing.T) {

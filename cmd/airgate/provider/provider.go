@@ -291,6 +291,7 @@ func (a *answer) whole(w http.ResponseWriter, status int, body any) {
 	w.WriteHeader(status)
 	if a.script.ResetAt > 0 || a.script.CloseAt > 0 {
 		_, _ = w.Write(b[:len(b)/2])
+		_ = http.NewResponseController(w).Flush()
 		a.breakOff(w, a.script.ResetAt > 0)
 		return
 	}
@@ -299,15 +300,14 @@ func (a *answer) whole(w http.ResponseWriter, status int, body any) {
 	}
 }
 
-// breakOff ends the connection, with a reset (RST) or a plain close.
+// breakOff ends the connection, with a reset (RST) or a plain close, after what
+// was flushed: before the head nothing was.
 func (a *answer) breakOff(w http.ResponseWriter, reset bool) {
 	a.outcome = "closed"
 	if reset {
 		a.outcome = "reset"
 	}
-	c := http.NewResponseController(w)
-	_ = c.Flush()
-	conn, _, err := c.Hijack()
+	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}

@@ -310,6 +310,9 @@ func TestBrokenAnswers(t *testing.T) {
 	} {
 		t.Run(c.script+" "+c.body, func(t *testing.T) {
 			res, err := call(chat, c.script, c.body)
+			if head := res != nil; head == strings.Contains(c.script, "after 0") {
+				t.Errorf("the answer has a head: %v", head)
+			}
 			_, err = read(t, res, err)
 			if err == nil {
 				t.Fatal("the answer is whole")
