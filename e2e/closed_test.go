@@ -100,7 +100,7 @@ func (b brokenStream) Step(processor.Event) processor.Action {
 }
 
 func (brokenStream) After()                            {}
-func (brokenStream) Close(time.Time) bool              { return false }
+func (brokenStream) Close(time.Time, bool) bool        { return false }
 func (brokenStream) Finish(time.Time, processor.Cause) {}
 
 // shortTimeout makes Envoy wait a second for airgate instead of five.

@@ -28,7 +28,8 @@ type Deny struct {
 	Status   int
 	Headers  []Header
 	Body     []byte
-	Details  string // "airgate_<code>": leaves Envoy's error mapper out
+	Details  string           // "airgate_<code>": leaves Envoy's error mapper out
+	Durable  journal.Position // wait for it before sending; 0 = do not wait
 	Metadata Metadata
 }
 

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"airgate/accounting"
 	"airgate/accounting/money"
+	"airgate/accounting/usage"
 	"airgate/policy"
 	"airgate/processor/dialect"
 )
@@ -21,6 +23,10 @@ const (
 	// expectedOutput is what a token limit holds for output that the caller
 	// capped higher or not at all; settlement books the real figure.
 	expectedOutput money.Tokens = 1024
+	// maxTokens and maxCredible are beyond any real call, and small enough that
+	// no sum of them overflows.
+	maxTokens   money.Tokens  = 1 << 50
+	maxCredible money.NanoUSD = 1 << 60
 )
 
 // admit checks model, purpose, price, boundedness, rules, limits and budgets,
@@ -58,7 +64,7 @@ func (s *Stream) admit(now time.Time) Action {
 	}
 	need := accounting.Need{
 		USD:    s.reserved,
-		Tokens: dialect.InputEstimate(&s.request) + min(s.maxOut*money.Tokens(s.multiplier()), expectedOutput),
+		Tokens: dialect.InputEstimate(&s.request) + min(s.outputBound(), expectedOutput),
 	}
 	if r := s.p.cfg.Ledger.Reserve(&s.hold, s.snap.Limits, &s.subject, need, now); r != nil {
 		return s.refuseLimit(r, now)
@@ -87,8 +93,11 @@ func (s *Stream) bound(now time.Time) Action {
 		return nil
 	}
 	worst, err := price.Worst(s.boundIn, s.outputBound(), s.reach())
-	if err != nil && (budgeted || errors.Is(err, money.ErrOverflow)) {
-		return s.refuse(CostUnbounded, now, "the worst case cost cannot be counted ("+err.Error()+")")
+	switch {
+	case errors.Is(err, money.ErrOverflow), worst > maxCredible:
+		return s.refuse(CostUnbounded, now, "the call can cost more than can be counted; lower its output cap or its choices")
+	case err != nil && budgeted:
+		return s.refuse(CostUnbounded, now, "a part of the call has no price ("+err.Error()+")")
 	}
 	s.reserved = worst
 	s.rec.PriceID = price.ID
@@ -107,7 +116,30 @@ func (s *Stream) reach() accounting.Reach {
 	if tier == "" {
 		tier = "default"
 	}
-	return accounting.Reach{CacheWrite: s.request.CacheWrite, CacheWrite1h: s.request.CacheWrite1h, ServiceTier: tier}
+	return accounting.Reach{
+		CacheWrite: s.request.CacheWrite, CacheWrite1h: s.request.CacheWrite1h, ServiceTier: tier, Calls: s.serverCalls(),
+	}
+}
+
+// serverCalls is what the provider can bill per call of a tool of its own: as
+// many as are allowed, each of the dearest kind. A search model searches once
+// per choice without being asked.
+func (s *Stream) serverCalls() []usage.Call {
+	n := s.request.ServerCalls
+	if n == 0 && strings.Contains(s.decision.Target.UpstreamModel, "-search") {
+		n = s.multiplier()
+	}
+	if n == 0 {
+		return nil
+	}
+	dearest := usage.Call{Kind: "web_search", Count: n}
+	var most money.Rate
+	for _, c := range s.terms.Price.Calls {
+		if c.Rate > most {
+			most, dearest.Kind = c.Rate, c.Kind
+		}
+	}
+	return []usage.Call{dearest}
 }
 
 // unbounded names what makes the cost unbounded, or "".
@@ -129,14 +161,22 @@ func (s *Stream) unbounded() string {
 func (s *Stream) inputBound() money.Tokens {
 	in := dialect.InputBound(&s.request, s.terms.Overhead, s.terms.Context)
 	if s.request.ServerCalls > 0 {
-		in = money.Tokens(s.request.ServerCalls+1) * max(s.terms.Context, in)
+		in = times(max(s.terms.Context, in), s.request.ServerCalls+1)
 	}
 	return in
 }
 
 // multiplier is how often the output cap counts.
 func (s *Stream) multiplier() int64 {
-	return max(1, s.request.Choices) * max(1, s.request.Prompts)
+	return int64(times(money.Tokens(max(1, s.request.Choices)), max(1, s.request.Prompts)))
+}
+
+// times is n·k, at most maxTokens: what is beyond cannot be paid for anyway.
+func times(n money.Tokens, k int64) money.Tokens {
+	if n > 0 && k > int64(maxTokens/n) {
+		return maxTokens
+	}
+	return min(n*money.Tokens(k), maxTokens)
 }
 
 // outputBound is the output the provider can bill at most. A rejected
@@ -147,7 +187,7 @@ func (s *Stream) outputBound() money.Tokens {
 	if s.request.Predicted {
 		out += money.Tokens(s.request.BodyBytes)
 	}
-	return out * money.Tokens(s.multiplier())
+	return times(out, s.multiplier())
 }
 
 // capOutput finds the output cap the provider will honour, per choice: the
@@ -187,12 +227,12 @@ func (s *Stream) capOutput(room money.NanoUSD, budgeted bool) {
 // share is the largest cap whose worst case stays within a sixteenth of the
 // room, at least minCap: one caller without a cap never locks out the rest.
 func (s *Stream) share(room money.NanoUSD) money.Tokens {
-	n := money.Tokens(s.multiplier())
-	fit, ok := s.terms.Price.Fit(room/sharingParts, s.boundIn, s.terms.MaxOutput*n, s.reach())
+	n := s.multiplier()
+	fit, ok := s.terms.Price.Fit(room/sharingParts, s.boundIn, times(s.terms.MaxOutput, n), s.reach())
 	if !ok {
 		return minCap
 	}
-	return max(minCap, fit/n)
+	return max(minCap, fit/money.Tokens(n))
 }
 
 // foreignObjects refuses references to objects kept at a provider account that

@@ -45,18 +45,26 @@ func (s *Stream) refuseTooLarge(now time.Time, n int64) Action {
 
 // refuseStranger refuses a caller without a valid key: counted, not recorded
 // one by one, so that a flood of bad calls cannot fill the disk.
-func (s *Stream) refuseStranger(code Code, e *RequestHeaders) Action {
+func (s *Stream) refuseStranger(code Code, e *RequestHeaders, why string) Action {
 	s.giveUp(code, e.Now)
 	s.p.strangers.add(code, e.Source, e.Now)
 	s.p.metrics.stranger(code)
-	why := map[Code]string{
-		KeyMissing: "no airgate key was sent; send it as the SDK's API key",
-		KeyUnknown: "the airgate key is not known; send exactly one valid key, in a header",
-		KeyRevoked: "the airgate key is revoked; ask your platform team for a new one",
-		KeyExpired: "the airgate key has expired; ask your platform team for a new one",
-	}[code]
 	s.sayDenial(code, why, nil)
 	return &s.deny
+}
+
+// keyWords says what is wrong with a key.
+func keyWords(code Code) string {
+	switch code {
+	case KeyMissing:
+		return "no airgate key was sent; send it as the SDK's API key"
+	case KeyRevoked:
+		return "the airgate key is revoked; ask your platform team for a new one"
+	case KeyExpired:
+		return "the airgate key has expired; ask your platform team for a new one"
+	default:
+		return "the airgate key is not known; send exactly one valid key, in a header"
+	}
 }
 
 // refusePolicy says what policy said.
@@ -149,6 +157,7 @@ func (s *Stream) sayDenial(code Code, why string, r *accounting.Refusal) {
 	a.Status = d.Status
 	a.Details = "airgate_" + string(code)
 	a.Metadata = Metadata{RequestID: s.id, Decision: "deny"}
+	a.Durable = 0
 	a.Headers = append(a.Headers[:0],
 		Header{"content-type", "application/json"},
 		Header{"cache-control", "no-store"},
@@ -225,6 +234,7 @@ func (s *Stream) answerModels(now time.Time) Action {
 			Header{"x-airgate-request-id", s.id}),
 		Metadata: Metadata{RequestID: s.id, Decision: "allow"},
 	}
+	s.p.cfg.Ledger.Settle(&s.hold, 0, 0, now)
 	s.state, s.class, s.status = answered, ClassOK, 200
 	s.appendSettlement(now)
 	return a

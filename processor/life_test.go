@@ -54,11 +54,16 @@ func TestEveryLifeEnds(t *testing.T) {
 		}
 		e.book.fail = false
 		for _, s := range open {
-			s.Close(e.now)
+			s.Close(e.now, true)
 			s.Finish(e.now, processor.Cause{})
 			s.Finish(e.now, processor.Cause{}) // idempotent
 		}
 		intents, ends := map[string]int{}, map[string]int{}
+		for _, rec := range e.book.records {
+			if forwarded[rec.RequestID] && rec.Type != record.Intent && rec.Type != record.Settle {
+				r.Errorf("request %s was forwarded and ends as %v", rec.RequestID, rec.Type)
+			}
+		}
 		for _, rec := range e.book.records {
 			if rec.Type == record.Intent {
 				intents[rec.RequestID]++
@@ -152,7 +157,7 @@ func TestChunksChangeNothing(t *testing.T) {
 			step(&processor.ResponseBody{Chunk: []byte(answer[from:to]), EndOfStream: to == len(answer), Now: e.now})
 			from = to
 		}
-		s.Close(e.now)
+		s.Close(e.now, true)
 		s.Finish(e.now, processor.Cause{})
 		return passed, e.book.records[len(e.book.records)-1]
 	}
@@ -177,7 +182,7 @@ func TestStrangersAreCounted(t *testing.T) {
 		s.Step(&processor.RequestHeaders{
 			Headers: e.headers(":method: POST\n:path: /v1/chat/completions"), Source: fmt.Sprintf("192.0.2.%d:1", i%200), Now: e.now,
 		})
-		s.Close(e.now)
+		s.Close(e.now, true)
 		s.Finish(e.now, processor.Cause{})
 	}
 	if err := e.proc.Flush(e.now); err != nil || len(e.book.records) != 0 {

@@ -52,7 +52,7 @@ func (m *metrics) stranger(code Code) {
 }
 
 // finished counts a request by its last record.
-func (m *metrics) finished(r *record.Record) {
+func (m *metrics) finished(r *record.Record, registered bool) {
 	m.requests.WithLabelValues(r.Team, r.Model, r.Decision, r.Code, r.Family).Inc()
 	if r.Type != record.Settle || r.Provider == "" {
 		return
@@ -63,7 +63,11 @@ func (m *metrics) finished(r *record.Record) {
 		m.sources.WithLabelValues(r.UsageSource.String()).Inc()
 	}
 	if r.HasCost && r.Cost > 0 {
-		m.spend.WithLabelValues(r.Team, r.Purpose, r.Model, r.Provider).Add(float64(r.Cost) / 1e9)
+		purpose := r.Purpose
+		if !registered && purpose != "" {
+			purpose = "other" // a caller's own word
+		}
+		m.spend.WithLabelValues(r.Team, purpose, r.Model, r.Provider).Add(float64(r.Cost) / 1e9)
 	}
 	if r.HasTokens {
 		t := &r.Tokens

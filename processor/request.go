@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 	"unsafe"
 
 	"airgate/accounting"
@@ -29,15 +30,17 @@ func (s *Stream) requestHeaders(e *RequestHeaders) Action {
 		if s.endpoint.Dialect == "" {
 			s.endpoint.Dialect = dialect.OpenAI
 		}
-		// Whoever is not known is refused as a stranger, so that paths cannot
-		// be probed and a typo of a known caller is in the book.
-		if code := s.authenticate(&in, query, e.Now); code != "" {
-			return s.refuseStranger(code, e)
+		// A typo of a known caller is in the book, a stranger's is counted.
+		if s.authenticate(&in, query, e.Now) != "" && s.key == nil {
+			return s.refuseStranger(EndpointUnknown, e, err.Error())
 		}
 		return s.refuse(EndpointUnknown, e.Now, err.Error())
 	}
 	if code := s.authenticate(&in, query, e.Now); code != "" {
-		return s.refuseStranger(code, e)
+		if s.key != nil { // revoked or expired: known, and in the book
+			return s.refuse(code, e.Now, keyWords(code))
+		}
+		return s.refuseStranger(code, e, keyWords(code))
 	}
 	s.query = strings.Clone(dialect.Query(endpoint, query))
 
@@ -53,17 +56,22 @@ func (s *Stream) requestHeaders(e *RequestHeaders) Action {
 	if enc := in.contentEncoding; enc != "" && enc != "identity" {
 		return s.refuseAs(415, RequestMalformed, e.Now, "the request body has a content-encoding; send it without compression")
 	}
-	if endpoint.Operation == dialect.ListModels || endpoint.Operation == dialect.GetModel {
-		return s.answerModels(e.Now)
-	}
-	if e.EndOfStream {
+	models := endpoint.Operation == dialect.ListModels || endpoint.Operation == dialect.GetModel
+	if e.EndOfStream && !models {
 		return s.refuse(RequestMalformed, e.Now, "the request has no body; send a JSON object")
-	}
-	if !s.takeBody(in.contentLength) {
-		return s.refuse(Overloaded, e.Now, "too many request bodies are in memory at this moment")
 	}
 	if r := s.p.cfg.Ledger.Enter(&s.hold, s.snap.Limits, &s.subject, e.Now); r != nil {
 		return s.refuseLimit(r, e.Now)
+	}
+	if models {
+		return s.answerModels(e.Now)
+	}
+	length := in.contentLength
+	if length < 0 {
+		length = min(unknownLength, s.snap.MaxBodyBytes)
+	}
+	if !s.takeBody(length) {
+		return s.refuse(Overloaded, e.Now, "too many request bodies are in memory at this moment")
 	}
 	s.state = uploading
 	s.cont = Continue{Metadata: Metadata{RequestID: s.id}}
@@ -90,6 +98,9 @@ const (
 	MaxHeaderBytes = 64 << 10
 	MaxHeaders     = 100
 )
+
+// unknownLength is the memory set aside for a body whose length nobody says.
+const unknownLength = 4 << 20
 
 // maxWord bounds what callers may put into the x-airgate- headers.
 const maxWord = 256
@@ -165,13 +176,16 @@ func (in *inbound) ours(h Header) string {
 	case len(h.Value) > maxWord:
 		in.word = "header " + name + " is longer than 256 bytes"
 	case !printable(h.Value):
-		in.word = "header " + name + " has a control character"
+		in.word = "header " + name + " is not printable UTF-8"
 	}
 	*to = h.Value
 	return name
 }
 
 func printable(s string) bool {
+	if !utf8.ValidString(s) {
+		return false
+	}
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] == 0x7f {
 			return false
@@ -212,12 +226,15 @@ func (s *Stream) authenticate(in *inbound, query string, now time.Time) Code {
 	}
 	view := unsafe.Slice(unsafe.StringData(in.credential), len(in.credential)) //nolint:gosec // read only during the call
 	key, code := s.snap.Policy.Authenticate(view, now)
-	if code != policy.OK {
+	if key == nil {
 		return codeOfPolicy(code)
 	}
 	s.key = key
 	s.purpose, s.user, s.session = strings.Clone(in.purpose), strings.Clone(in.user), strings.Clone(in.session)
 	s.identify()
+	if code != policy.OK {
+		return codeOfPolicy(code)
+	}
 	return ""
 }
 

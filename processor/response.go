@@ -40,7 +40,7 @@ func (s *Stream) responseHeaders(e *ResponseHeaders) Action {
 	case answering, settled, answered, local, broken:
 		return a
 	}
-	if e.Details != "" && e.Details != "via_upstream" {
+	if e.Details != "via_upstream" && (e.Details != "" || s.status >= 400) {
 		s.localReply(e)
 		a.Durable = s.intent
 		a.Set = append(a.Set, Header{"x-airgate-class", string(s.class)})
@@ -58,6 +58,7 @@ func (s *Stream) responseHeaders(e *ResponseHeaders) Action {
 	s.meter.CacheWrite1h = s.request.CacheWrite1h
 	if e.EndOfStream {
 		s.meter.Close()
+		s.class = ClassOK
 		s.settle(e.Now)
 		return a
 	}
@@ -101,6 +102,7 @@ func (s *Stream) replaceAnswer(now time.Time) Action {
 	s.settle(now)
 	s.state = refused
 	s.sayDenial(code, text, nil)
+	s.deny.Durable = s.intent
 	return &s.deny
 }
 
@@ -110,6 +112,9 @@ func (s *Stream) responseBody(e *ResponseBody) Action {
 	c := &s.chunk
 	*c = Chunk{Set: c.Set[:0], EndOfStream: e.EndOfStream}
 	if s.state != answering {
+		if s.strip { // settled at the terminal event: what is withheld still leaves
+			c.Replace, c.Body = true, s.meter.Strip(e.Chunk, e.EndOfStream)
+		}
 		return c
 	}
 	if s.buffered {
@@ -174,14 +179,19 @@ func (s *Stream) errorBody(e *ResponseBody) Action {
 // responseTrailers ends an answer that has trailers.
 func (s *Stream) responseTrailers(e *ResponseTrailers) Action {
 	c := &s.chunk
-	*c = Chunk{Trailers: true}
-	if s.state != answering {
-		return c
-	}
+	*c = Chunk{Set: c.Set[:0], Trailers: true}
 	if s.strip {
 		if rest := s.meter.Strip(nil, true); len(rest) > 0 {
 			c.Replace, c.Body = true, rest
 		}
+	}
+	if s.state != answering {
+		return c
+	}
+	if s.buffered { // an error without a body: its status is all there is
+		s.buffered = false
+		s.settle(e.Now)
+		return c
 	}
 	s.meter.Close()
 	s.finish(e.Now, true)
@@ -218,7 +228,7 @@ func (s *Stream) localReply(e *ResponseHeaders) {
 	}
 	if s.state == open {
 		s.envoys = true
-		s.notReached = !reached || e.Attempts == 0
+		s.notReached = !reached
 		s.settle(e.Now)
 		return
 	}

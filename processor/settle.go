@@ -42,7 +42,7 @@ func (s *Stream) settle(now time.Time) {
 }
 
 // billedTokens is what token limits count: all input and output.
-func (s *Stream) billedTokens() money.Tokens { return s.tokens.Total() }
+func (s *Stream) billedTokens() money.Tokens { return min(s.tokens.Total(), maxTokens) }
 
 // measure finds tokens, cost and where the figures came from.
 func (s *Stream) measure(now time.Time) {
@@ -58,15 +58,29 @@ func (s *Stream) measure(now time.Time) {
 		// No provider was tried: nothing can have been billed.
 	case s.refusal:
 		// The provider refused before it generated anything.
-	case r.HasUsage:
+	case r.HasUsage && (!s.unclean || r.Ending != dialect.Unfinished):
 		s.source, s.hasUsage = usage.Provider, true
 		s.tokens = r.Usage.Tokens()
 		s.cost = s.price(&r.Usage)
+		if s.tokens.Total() > maxTokens || s.cost > maxCredible {
+			// No call has such figures: they are no better than none.
+			s.p.cfg.Log.Error("a usage is beyond belief and is charged at the call's bound", slog.String("request_id", s.id))
+			s.source, s.cost = usage.None, s.reserved
+			s.tokens = usage.Tokens{Input: s.boundIn, Output: s.outputBound()}
+		}
 	default:
 		u := s.estimate(now, r)
 		s.hasUsage = true
 		s.tokens = u.Tokens()
 		s.cost = min(s.price(u), s.reserved)
+		if !r.HasUsage {
+			return
+		}
+		// A running count that some providers send with each chunk: the last one
+		// seen is no more than a floor.
+		if seen := s.price(&r.Usage); seen > s.cost {
+			s.cost, s.tokens, s.source = seen, r.Usage.Tokens(), usage.Partial
+		}
 	}
 }
 
@@ -192,15 +206,15 @@ func (s *Stream) appendSettlement(now time.Time) {
 		rec.UsageSource = s.source
 	}
 	rec.Cause = s.cause.Details
-	if s.attempts > 1 {
-		rec.Attempts = append(rec.Attempts, record.Attempt{Provider: rec.Provider, Status: s.status, Flags: s.cause.Flags})
+	if s.cause.Status != 0 && s.code == "" {
+		rec.Status = s.cause.Status // what the caller got, which airgate did not see
 	}
 	if _, err := s.p.cfg.Journal.Append(&rec); err != nil {
 		// The money is settled in memory; a restart finds the intent without
 		// its settlement and charges the bound, marked.
 		s.p.cfg.Log.Error("the journal refused a settlement", slog.String("request_id", s.id), slog.Any("error", err))
 	}
-	s.p.metrics.finished(&rec)
+	s.p.metrics.finished(&rec, s.snap.Policy.Registered(rec.Purpose))
 	s.log(&rec)
 }
 
@@ -227,7 +241,7 @@ func (s *Stream) appendDenial(now time.Time) {
 	if _, err := s.p.cfg.Journal.Append(&rec); err != nil {
 		s.p.cfg.Log.Error("the journal refused a denial", slog.String("request_id", s.id), slog.Any("error", err))
 	}
-	s.p.metrics.finished(&rec)
+	s.p.metrics.finished(&rec, s.snap.Policy.Registered(rec.Purpose))
 	s.log(&rec)
 }
 

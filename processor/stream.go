@@ -125,12 +125,40 @@ func (s *Stream) Step(e Event) Action {
 		return s.notDurable(e)
 	}
 	// A message that cannot come in this state: the filter is not configured
-	// as this server assumes. Nothing is let through.
-	return s.refuse(GatewayFault, s.began, "the message order is not the expected one")
+	// as this server assumes. Nothing is let through, and what was let go is
+	// charged.
+	if s.state == open || s.state == answering {
+		s.code, s.class = GatewayFault, ClassGateway
+		s.settle(moment(e))
+	}
+	return s.refuse(GatewayFault, moment(e), "the message order is not the expected one")
+}
+
+// moment is when an event came.
+func moment(e Event) time.Time {
+	switch e := e.(type) {
+	case *RequestHeaders:
+		return e.Now
+	case *RequestBody:
+		return e.Now
+	case *ResponseHeaders:
+		return e.Now
+	case *ResponseBody:
+		return e.Now
+	case *ResponseTrailers:
+		return e.Now
+	case *NotDurable:
+		return e.Now
+	}
+	return time.Time{}
 }
 
 // After does the work that Step left until its reply is on the wire.
 func (s *Stream) After() {
+	if s.fwd.Body != nil {
+		// A long answer must not keep its request's body in memory.
+		s.fwd.Body, s.scratch = nil, nil
+	}
 	if s.unread == nil {
 		return
 	}
@@ -139,10 +167,11 @@ func (s *Stream) After() {
 	s.meter.Write(chunk)
 }
 
-// Close ends the request, however it ended, and settles its money now. It
+// Close ends the request, however it ended, and settles its money now. byEnvoy
+// is false if airgate itself broke the stream off. It
 // reports whether the cause of an unclean end is still wanted: then the caller
 // waits a short while for Envoy's access-log entry. Finish must follow.
-func (s *Stream) Close(now time.Time) (wantCause bool) {
+func (s *Stream) Close(now time.Time, byEnvoy bool) (wantCause bool) {
 	s.After()
 	s.releaseBody()
 	switch s.state {
@@ -150,12 +179,21 @@ func (s *Stream) Close(now time.Time) (wantCause bool) {
 		s.p.cfg.Ledger.Release(&s.hold, now)
 		s.unclean = true
 		s.class = ClassClientClosed
+		s.ownFault(byEnvoy)
 	case open, answering:
 		s.unclean = true
+		s.ownFault(byEnvoy)
 		s.settle(now)
 	case idle, settled, refused, answered, local, broken:
 	}
-	return s.unclean && !s.recorded
+	return s.unclean && byEnvoy && !s.recorded
+}
+
+// ownFault marks a stream that airgate broke off: Envoy tells the caller so.
+func (s *Stream) ownFault(byEnvoy bool) {
+	if !byEnvoy {
+		s.code, s.class = GatewayFault, ClassGateway
+	}
 }
 
 // Finish appends the request's settlement record if Step has not, with the
@@ -166,7 +204,7 @@ func (s *Stream) Finish(now time.Time, c Cause) {
 	}
 	s.cause = c
 	if s.unclean {
-		if class := classOfCause(c); c != (Cause{}) && s.state != uploading {
+		if class := classOfCause(c); c != (Cause{}) && s.state != uploading && s.code == "" {
 			s.class = class
 		}
 	}

@@ -111,7 +111,7 @@ func (e *env) run(t *testing.T, d *datadriven.TestData) string {
 	case "not-durable":
 		return e.step(&processor.NotDurable{Now: e.now})
 	case "close":
-		wait := e.stream.Close(e.now)
+		wait := e.stream.Close(e.now, true)
 		var c processor.Cause
 		if d.HasArg("cause") {
 			var flags, details string

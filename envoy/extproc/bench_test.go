@@ -23,7 +23,7 @@ type idler struct {
 
 func (*idler) RequestID() string                 { return "" }
 func (*idler) After()                            {}
-func (*idler) Close(time.Time) bool              { return false }
+func (*idler) Close(time.Time, bool) bool        { return false }
 func (*idler) Finish(time.Time, processor.Cause) {}
 
 func (i *idler) Step(e processor.Event) processor.Action {

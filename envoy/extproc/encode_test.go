@@ -393,7 +393,7 @@ type passing struct{ chunk processor.Chunk }
 
 func (*passing) RequestID() string                 { return "" }
 func (*passing) After()                            {}
-func (*passing) Close(time.Time) bool              { return false }
+func (*passing) Close(time.Time, bool) bool        { return false }
 func (*passing) Finish(time.Time, processor.Cause) {}
 
 func (p *passing) Step(processor.Event) processor.Action { return &p.chunk }

@@ -145,6 +145,7 @@ func (x *exchange) take(f *frame) error {
 		return x.server.fail(faultAction, codes.Internal, err)
 	}
 	x.request.After()
+	x.requestBody.Body, m.body = nil, nil // an answer must not keep its request in memory
 	return nil
 }
 
@@ -176,11 +177,17 @@ func (x *exchange) event(now time.Time) processor.Event {
 func (x *exchange) step(event processor.Event) processor.Action {
 	ctx := x.rpc.Context()
 	action := x.request.Step(event)
-	a, ok := action.(*processor.Answer)
-	if !ok || a.Durable == 0 {
+	var position journal.Position
+	switch a := action.(type) {
+	case *processor.Answer:
+		position = a.Durable
+	case *processor.Deny:
+		position = a.Durable
+	}
+	if position == 0 {
 		return action
 	}
-	err := x.durable(ctx, a.Durable)
+	err := x.durable(ctx, position)
 	if err == nil {
 		return action
 	}
@@ -309,7 +316,7 @@ func (x *exchange) settle(byEnvoy bool) (err error) {
 	}()
 	var cause processor.Cause
 	defer func() { x.request.Finish(time.Now(), cause) }() // even if Close panics
-	wanted := x.request.Close(time.Now())
+	wanted := x.request.Close(time.Now(), byEnvoy)
 	if causes := x.server.cfg.Causes; wanted && byEnvoy && causes != nil {
 		// The RPC's context is done, the entry may be on its way.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(x.rpc.Context()), x.server.cfg.CauseTimeout)

@@ -38,8 +38,8 @@ type Stream interface {
 	// Step's event are still there.
 	After()
 	// Close settles the request and reports whether Envoy's word on why it ended
-	// is wanted. It is called once.
-	Close(now time.Time) (wantCause bool)
+	// is wanted; byEnvoy is false if this server broke the stream off. It is called once.
+	Close(now time.Time, byEnvoy bool) (wantCause bool)
 	// Finish is called once, after Close, on every path.
 	Finish(now time.Time, c processor.Cause)
 }

@@ -94,7 +94,7 @@ func (s *script) After() {
 	}
 }
 
-func (s *script) Close(time.Time) bool {
+func (s *script) Close(time.Time, bool) bool {
 	s.mu.Lock()
 	s.closed++
 	s.mu.Unlock()

@@ -34,6 +34,9 @@ func (p *parser) closeOpenAITool() {
 		}
 	}
 	p.server = true
+	if string(name) == "image_generation" {
+		p.unbounded = true // another model's tokens, which no cap of this call counts
+	}
 	if bytes.HasPrefix(name, []byte("mcp")) {
 		p.refer("tools")
 	}
