@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -46,9 +47,7 @@ func NewBalances() *Balances {
 func (b *Balances) Apply(r *record.Record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if r.Time.After(b.latest) {
-		b.latest = r.Time
-	}
+	b.latest = r.Time // not the latest ever seen: a clock that was ahead once must not count for ever
 	switch r.Type {
 	case record.Intent:
 		b.open[r.RequestID] = OpenIntent{RequestID: r.RequestID, Time: r.Time, Accounts: moneyAccounts(r.Limits), Reserved: r.Reserved}
@@ -75,7 +74,11 @@ func (b *Balances) book(accounts []string, cost money.NanoUSD) {
 		return
 	}
 	for _, a := range accounts {
-		b.spent[a] += cost
+		if sum := b.spent[a] + cost; cost < 0 || sum > b.spent[a] {
+			b.spent[a] = sum
+		} else {
+			b.spent[a] = math.MaxInt64 // saturates: a sum must not wrap into a full budget
+		}
 	}
 }
 

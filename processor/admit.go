@@ -33,12 +33,8 @@ const (
 // in this order, and holds the worst case. nil means admitted.
 func (s *Stream) admit(now time.Time) Action {
 	d := &s.decision
-	s.snap.Policy.Evaluate(&policy.Request{
-		Key: s.key, Model: s.request.Model, Dialect: string(s.endpoint.Dialect), Endpoint: s.endpoint.Label,
-		Purpose: s.purpose, User: s.user, Session: s.session, Stream: s.request.Stream,
-		MaxOutput: int64(s.request.MaxOutput), BodyBytes: int64(s.request.BodyBytes), Tools: s.request.Tools,
-		Pick: pick(s.id),
-	}, d)
+	ask := s.question(s.request.Model)
+	s.snap.Policy.Evaluate(&ask, d)
 	if d.Code != policy.OK && d.Code != policy.RuleDenied {
 		return s.refusePolicy(now)
 	}
@@ -48,8 +44,10 @@ func (s *Stream) admit(now time.Time) Action {
 	s.rec.Purpose, s.rec.PurposeSource = d.Purpose, string(d.PurposeSource)
 	s.rec.Model, s.rec.Provider = d.Target.Model, d.Target.Provider
 	s.subject.Purpose, s.subject.Model, s.subject.Provider = d.Purpose, d.Target.Model, d.Target.Provider
-	s.terms = s.snap.Model(d.Target.Model, now)
-
+	s.terms, s.admitted = s.snap.Model(d.Target.Model, now), now
+	if a := s.exclusive(now); a != nil {
+		return a
+	}
 	if a := s.bound(now); a != nil {
 		return a
 	}
@@ -70,6 +68,51 @@ func (s *Stream) admit(now time.Time) Action {
 		return s.refuseLimit(r, now)
 	}
 	return nil
+}
+
+// question is what policy is asked about model.
+func (s *Stream) question(model string) policy.Request {
+	return policy.Request{
+		Key: s.key, Model: model, Dialect: string(s.endpoint.Dialect), Endpoint: operationName(s.endpoint.Operation),
+		Purpose: s.purpose, User: s.user, Session: s.session, Stream: s.request.Stream,
+		MaxOutput: int64(s.request.MaxOutput), BodyBytes: int64(s.request.BodyBytes), Tools: s.request.Tools,
+		Pick: pick(s.id),
+	}
+}
+
+// operationName is an endpoint as rules name it.
+func operationName(o dialect.Operation) string {
+	switch o {
+	case dialect.ChatCompletions:
+		return "chat_completions"
+	case dialect.Responses:
+		return "responses"
+	case dialect.Completions:
+		return "completions"
+	case dialect.Embeddings:
+		return "embeddings"
+	case dialect.Messages:
+		return "messages"
+	case dialect.CountTokens:
+		return "count_tokens"
+	case dialect.ListModels, dialect.GetModel:
+		return "models"
+	}
+	return ""
+}
+
+// exclusive refuses a provider account that is other teams' alone.
+func (s *Stream) exclusive(now time.Time) Action {
+	p := s.snap.Provider(s.decision.Target.Provider)
+	if p == nil || len(p.Exclusive) == 0 || s.among(p.Exclusive) {
+		return nil
+	}
+	return s.refuse(ModelDenied, now, "model "+s.decision.Target.Model+" is served by a provider account that is another team's alone")
+}
+
+// among says whether the key's team or one above it is in teams.
+func (s *Stream) among(teams []string) bool {
+	return slices.ContainsFunc(s.key.Team.Lineage, func(t string) bool { return slices.Contains(teams, t) })
 }
 
 // bound finds the worst case in tokens and money.
@@ -149,6 +192,8 @@ func (s *Stream) unbounded() string {
 		return "the call runs in the background, where nobody sees its usage"
 	case s.request.ServerTools:
 		return "the call offers a tool that the provider runs without a limit on its uses"
+	case s.request.ServerCalls > 0 && s.terms.Context == 0:
+		return "the call offers tools that the provider runs and the model's context window is not known"
 	case s.request.References && s.terms.Context == 0:
 		return "the call refers to input of unknown size (" + s.request.Reference + ") and the model's context window is not known"
 	}
@@ -216,6 +261,9 @@ func (s *Stream) capOutput(room money.NanoUSD, budgeted bool) {
 		return
 	}
 	s.maxOut = s.terms.MaxOutput
+	if p := s.terms.Price; p != nil && s.maxOut != p.MaxOutput {
+		s.cap = s.maxOut // the config's own figure binds only if the provider hears it
+	}
 	if !budgeted || s.terms.Price == nil {
 		return
 	}
@@ -241,11 +289,9 @@ func (s *Stream) foreignObjects(now time.Time) Action {
 	if s.request.Stored == "" {
 		return nil
 	}
-	provider := s.snap.Provider(s.decision.Target.Provider)
-	for _, team := range s.key.Team.Lineage {
-		if slices.Contains(provider.Exclusive, team) {
-			return nil
-		}
+	// Of several exclusive teams one could read the other's.
+	if p := s.snap.Provider(s.decision.Target.Provider); len(p.Exclusive) == 1 && s.among(p.Exclusive) {
+		return nil
 	}
 	return s.refuse(RuleDenied, now, "the call refers to an object stored at the provider ("+s.request.Stored+
 		"), which airgate cannot show to be your team's; send the content itself, or ask for a provider account of your own (exclusive)")
@@ -259,10 +305,11 @@ func (s *Stream) toolModel(now time.Time) Action {
 		return nil
 	}
 	for _, m := range s.snap.Policy.Models(s.key, string(s.endpoint.Dialect)) {
-		for i := range m.Targets {
-			if m.Targets[i].UpstreamModel == name {
-				return nil
-			}
+		ask := s.question(m.Name)
+		var d policy.Decision
+		s.snap.Policy.Evaluate(&ask, &d)
+		if d.Code == policy.OK && d.Target.UpstreamModel == name {
+			return nil
 		}
 	}
 	return s.refuse(ModelDenied, now, "a tool of the call names model "+strconv.Quote(name)+", which this key may not use")

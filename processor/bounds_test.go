@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"airgate/accounting/money"
 	"airgate/accounting/record"
 	"airgate/accounting/usage"
 	"airgate/processor"
@@ -29,7 +30,11 @@ func (e *env) play(headers, body, kind string, chunks ...string) processor.Actio
 		return a
 	}
 	a = s.Step(&processor.RequestBody{Body: []byte(body), Now: e.now})
-	if _, ok := a.(*processor.Forward); !ok || kind == "" {
+	f, ok := a.(*processor.Forward)
+	if ok {
+		e.sent = string(f.Body)
+	}
+	if !ok || kind == "" {
 		return a
 	}
 	s.After()
@@ -117,6 +122,51 @@ func TestRunningUsageIsAFloor(t *testing.T) {
 		"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello hello hello\"}}],\"usage\":{\"prompt_tokens\":0,\"completion_tokens\":0}}\n\n")
 	if r := e.last(); r.Cost == 0 || r.UsageSource == usage.Provider {
 		t.Errorf("record: cost %s, source %v; want an estimate above 0", r.Cost, r.UsageSource)
+	}
+}
+
+// A cap that only the config knows is sent: the hold rests on it.
+func TestConfiguredCapIsSent(t *testing.T) {
+	e := &env{t: t}
+	e.begin(strings.Replace(lifeConfig, "{gpt-5.4-mini: {provider: openai}}", "{gpt-5.4-mini: {provider: openai, maxOutputTokens: 1000}}", 1))
+	e.play("", `{"model":"gpt-5.4-mini"}`, "")
+	if !strings.Contains(e.sent, `"max_completion_tokens":1000`) {
+		t.Errorf("sent %s, want the cap in it", e.sent)
+	}
+}
+
+// An exclusive provider account serves no other team; rules see the endpoint by
+// its name.
+func TestExclusiveAndEndpointRules(t *testing.T) {
+	for name, config := range map[string]string{
+		"exclusive": strings.NewReplacer("{file: /secret}}", "{file: /secret}, exclusive: [other]}", "{search: {}}", "{search: {}, other: {}}").Replace(lifeConfig),
+		"rule":      lifeConfig + `rules: [{name: no-chat, when: 'endpoint == "chat_completions"', deny: "no"}]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := &env{t: t}
+			e.begin(config)
+			d, ok := e.play("", `{"model":"gpt-5.4-mini","max_completion_tokens":10}`, "").(*processor.Deny)
+			if !ok || d.Status != http.StatusForbidden {
+				t.Errorf("action %+v, want 403", d)
+			}
+			e.holdsNothing(t)
+		})
+	}
+}
+
+// Server tools bill per call: the hold has their fees, and who hangs up pays
+// for the steps that may have been taken.
+func TestServerToolFeesAreHeld(t *testing.T) {
+	e := &env{t: t}
+	e.begin(strings.NewReplacer("usd: 1.00", "usd: 100", "usd: 0.50", "usd: 100").Replace(lifeConfig))
+	body := `{"model":"gpt-5.4-mini","stream":true,"max_tool_calls":2,"tools":[{"type":"web_search"}],"input":"hi","max_output_tokens":10}`
+	e.play(":path: /v1/responses\n", body, "text/event-stream", "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"usage\":null}}\n\n")
+	if len(e.book.records) < 2 {
+		t.Fatalf("records %+v, want an intent and its settlement", e.book.records)
+	}
+	r := e.last()
+	if fees := money.USD / 50; r.Reserved < fees || r.Cost < fees { // two searches at 10 USD a thousand
+		t.Errorf("held %s, charged %s; want at least the fees of %s", r.Reserved, r.Cost, fees)
 	}
 }
 

@@ -93,7 +93,7 @@ func (s *Stream) price(u *usage.Usage) money.NanoUSD {
 		return 0
 	}
 	lookup := func(model string) *accounting.Price {
-		if p, ok := s.snap.Prices.Price(string(s.endpoint.Dialect), model, s.began); ok {
+		if p, ok := s.snap.Prices.Price(string(s.endpoint.Dialect), model, s.admitted); ok {
 			return p
 		}
 		return nil
@@ -124,8 +124,14 @@ func (s *Stream) estimate(now time.Time, r *dialect.Reading) *usage.Usage {
 		item = r.Usage.Items[0]
 		item.Tokens.Output = 0
 	}
+	if s.request.ServerCalls > 0 {
+		// Each step of a server tool bills the context again; what the answer's
+		// head said is the first step's.
+		item.Tokens = usage.Tokens{Input: s.boundIn}
+		u.Calls = s.serverCalls()
+	}
 	counted := money.Tokens((r.OutputBytes+bytesPerToken-1)/bytesPerToken) + slack
-	made := money.Tokens(float64(s.snap.MaxTokensPerSecond) * now.Sub(s.forward).Seconds())
+	made := times(money.Tokens(float64(s.snap.MaxTokensPerSecond)*now.Sub(s.forward).Seconds()), s.multiplier())
 	switch {
 	case s.endpoint.Operation == dialect.Embeddings:
 		s.source = usage.Estimated

@@ -59,6 +59,7 @@ type Stream struct {
 	reserved money.NanoUSD
 	hold     accounting.Hold
 	intent   journal.Position
+	admitted time.Time // whose prices hold
 	forward  time.Time // when the request was let go
 
 	// From the answer.

@@ -52,6 +52,7 @@ type env struct {
 	book   *book
 	proc   *processor.Processor
 	stream *processor.Stream
+	sent   string // the body of the last request let go, "" = as it came
 	ids    map[string]string
 }
 

@@ -23,6 +23,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -553,7 +554,7 @@ func (j *Journal) Close() error {
 	j.keeper.Wait()
 
 	errs := []error{j.err, j.file.Close()}
-	for _, lock := range j.locks {
+	for _, lock := range slices.Backward(j.locks) { // Dir last: who waits for it finds the others free
 		errs = append(errs, lock.Close())
 	}
 	j.locks = nil

@@ -226,6 +226,24 @@ func TestAStartNamesWhoWasThereBefore(t *testing.T) {
 	}
 }
 
+// An owner on its way out may have given back the whole before its own part:
+// who goes on without that part would forget what was spent.
+func TestExclusiveWaitsForEveryDirectory(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, Config{Dir: dir, Exclusive: true})
+	if err := a.locks[0].Close(); err != nil { // of the whole
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 120*time.Millisecond)
+	defer cancel()
+	b, err := Open(ctx, Config{Dir: dir, Replica: "b", Exclusive: true, Log: slog.New(slog.DiscardHandler)})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("Open while a writer's directory is locked = %v, %v; want %v", b, err, context.DeadlineExceeded)
+	}
+	a.locks = a.locks[1:]
+	closed(t, a)
+}
+
 func TestExclusiveWaitsForTheOwner(t *testing.T) {
 	dir := t.TempDir()
 	var log strings.Builder

@@ -111,7 +111,7 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 		defer func() { err = errors.Join(err, owner.Close()) }() // held while directories come and go
 	}
 
-	running, err := j.adopt()
+	running, err := j.adopt(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -172,8 +172,10 @@ func writers(d disk, dir string) ([]string, error) {
 }
 
 // adopt locks every earlier writer's directory that nobody has, repairs it,
-// and returns those that still run.
-func (j *Journal) adopt() (running []string, err error) {
+// and returns those that still run. With Exclusive none can: a directory that is
+// locked still is one whose owner is on its way out, and is waited for; to go on
+// without it would forget what it has spent.
+func (j *Journal) adopt(ctx context.Context) (running []string, err error) {
 	names, err := writers(j.disk, j.cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -181,6 +183,12 @@ func (j *Journal) adopt() (running []string, err error) {
 	for _, name := range names {
 		dir := filepath.Join(j.cfg.Dir, name)
 		lock, err := j.disk.Lock(dir)
+		for errors.Is(err, errLocked) && j.cfg.Exclusive {
+			if err := pause(ctx, 50*time.Millisecond); err != nil {
+				return nil, err
+			}
+			lock, err = j.disk.Lock(dir)
+		}
 		if errors.Is(err, errLocked) {
 			running = append(running, name)
 			continue

@@ -192,6 +192,11 @@ func dimensionOf(word string) accounting.Dimension {
 }
 
 func (c *compiler) each(words many[choice]) []accounting.Dimension {
+	for _, w := range words.items {
+		if w.v == "purpose" && len(c.Purposes.entries) == 0 {
+			c.report(w.at, "each: purpose needs a registry of purposes: without one callers would name accounts of their own")
+		}
+	}
 	var out []accounting.Dimension
 	for _, w := range words.items {
 		d := dimensionOf(w.v)

@@ -58,7 +58,8 @@ type Request struct {
 
 	Model     string // unescaped
 	ModelSpan Span   // the JSON string with its quotes
-	// ToolModel is the first model that a tool names beside Model (Anthropic's
+	// ToolModel is the model that a tool names beside Model, or several, joined by
+	// commas, so that they are none that anybody may use (Anthropic's
 	// advisor, OpenAI's image generation). It runs on the caller's account too.
 	ToolModel string
 

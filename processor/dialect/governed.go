@@ -274,9 +274,14 @@ func (p *parser) apply(f *field, k kind, v Span) bool {
 			r.Tools = true
 		}
 	case actToolModel:
-		if k == text && r.ToolModel == "" {
+		if k == text {
 			name := p.name(v)
-			r.ToolModel = string(name[:min(len(name), maxModel)])
+			switch model := string(name[:min(len(name), maxModel)]); r.ToolModel {
+			case "", model:
+				r.ToolModel = model
+			default:
+				r.ToolModel += ", " + model // several: no one model has such a name
+			}
 		}
 	case actCache:
 		r.CacheWrite = r.CacheWrite || k != null

@@ -133,6 +133,20 @@ func TestParseRequestFacts(t *testing.T) {
 		"container with files": {responses, `"tools":[{"type":"code_interpreter","container":{"type":"auto","file_ids":["f"]}}]`, func(r *Request) {
 			r.Tools, r.ServerTools, r.References, r.Reference, r.Stored = true, true, true, "file_ids", "file_ids"
 		}},
+		"image tool, capped": {responses, `"max_tool_calls":1,"tools":[{"type":"image_generation"}]`, func(r *Request) { r.Tools, r.ServerTools = true, true }},
+		"two tool models": {messages, `"tools":[{"type":"advisor_20260301","model":"a","max_uses":1},{"type":"advisor_20260301","model":"b","max_uses":1}]`, func(r *Request) {
+			r.Tools, r.ServerCalls, r.ToolModel = true, 2, "a, b"
+		}},
+		"fallbacks": {messages, `"fallbacks":[{"model":"claude-opus-5-5","max_tokens":128000}]`, func(r *Request) {
+			r.ServerTools, r.References, r.Reference, r.ToolModel = true, true, "fallbacks", "claude-opus-5-5"
+		}},
+		"no fallbacks": {messages, `"fallbacks":null`, func(*Request) {}},
+		"a thread": {messages, `"thread":{"type":"continue","previous_message_id":"msg_1"}`, func(r *Request) {
+			r.References, r.Reference, r.Stored = true, "thread", "thread"
+		}},
+		"a tool added on the way": {messages, `"messages":[{"role":"user","content":[{"type":"tool_addition","tool":{"definition":{"type":"web_search_20250305"}}}]}]`, func(r *Request) {
+			r.ServerTools = true
+		}},
 		"image model": {responses, `"tools":[{"type":"image_generation","model":"gpt-image-1"}]`, func(r *Request) { r.Tools, r.ServerTools, r.ToolModel = true, true, "gpt-image-1" }},
 		"compaction":  {responses, `"context_management":[{"type":"compaction"}]`, func(r *Request) { r.ServerTools = true }},
 

@@ -24,6 +24,8 @@ const (
 	anthropicBlock
 	anthropicSource
 	anthropicTool
+	anthropicFallback
+	anthropicAddition
 	anthropicThinking
 	anthropicContainer
 	anthropicSkill
@@ -149,8 +151,12 @@ var shapes = [shapeCount]shape{ //nolint:gochecknoglobals // an immutable table
 		{"context_management", actNone, anthropicContext},
 		{"service_tier", actTier, noShape},
 		{"speed", actSpeed, noShape},
+		{"thread", actStored, noShape},
+		{"fallbacks", actMCP, anthropicFallback}, // other models, with caps of their own
 		{"cache_control", actCache, cacheControl},
 	}},
+	anthropicFallback: {fields: []field{{"model", actToolModel, noShape}}},
+	anthropicAddition: {fields: []field{{"definition", actNone, anthropicTool}}},
 	countTop: {fields: []field{
 		{"model", actModel, noShape},
 		{"thinking", actNone, anthropicThinking},
@@ -165,6 +171,7 @@ var shapes = [shapeCount]shape{ //nolint:gochecknoglobals // an immutable table
 	anthropicBlock: {fields: []field{
 		{"type", actType, noShape},
 		{"content", actNone, anthropicBlock},
+		{"tool", actNone, anthropicAddition}, // tool_addition: a tool defined on the way
 		{"source", actNone, anthropicSource},
 		{"file_id", actStored, noShape}, // container_upload, files that a tool wrote
 		{"cache_control", actCache, cacheControl},
