@@ -24,8 +24,21 @@ export CGO_ENABLED := 0
 # under the race detector, which allocates itself.
 RACE := ./accounting ./accounting/journal/... ./accounting/quota/... ./envoy/... ./policy/config ./processor
 
-.PHONY: build run test vet race e2e bench fuzz lint fmt tools sdks prices clean
+.PHONY: help build run test vet race e2e bench fuzz lint fmt tools sdks prices clean
 .DELETE_ON_ERROR:
+
+# The first target is what a bare make does.
+help:
+	@echo "make run     a demo: airgate, Envoy and a scripted provider on this machine"
+	@echo "make test    everything a change must pass"
+	@echo "make build   bin/airgate"
+	@echo "make e2e     the end-to-end tests alone: real Envoy, real SDKs"
+	@echo "make bench   what airgate costs beside plain Envoy and a no-op server"
+	@echo "make fuzz    each fuzz target for FUZZTIME (5m)"
+	@echo "make lint    golangci-lint and go mod tidy; make fmt formats"
+	@echo "make race    the race detector over what shares state"
+	@echo "make tools   Envoy and the linter into .tools; make sdks: the SDKs"
+	@echo "make prices  renew the built-in price catalogue; make clean removes all that was made"
 
 build:
 	@$(GO) build -o bin/airgate ./cmd/airgate

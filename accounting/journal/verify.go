@@ -113,6 +113,9 @@ func verifyWriter(d disk, dir, writer string, anchors []*anchor) (w WriterReport
 		}
 		if w.First == 0 {
 			w.First = rec.Seq
+			if rec.Seq != 1 { // this version deletes nothing
+				w.Problems = append(w.Problems, fmt.Errorf("records 1 to %d of %s are gone", rec.Seq-1, writer))
+			}
 		}
 		if rec.Type == record.Start {
 			named = append(named, rec.Heads...)

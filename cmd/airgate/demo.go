@@ -212,7 +212,7 @@ func demoText(r *runFlags, to *target, keys map[string]string, took time.Duratio
 	step("2. What that call cost, and why it was allowed.", me+" explain --last"+server)
 	step("3. A streamed call: events arrive one by one, the usage is read on the way.", curl("-N", keys["search"], `"stream":true,`))
 	step("4. A call that a budget refuses: status 402, in words the SDK understands.", curl("-i", keys["intern"], ""))
-	step("5. Why it was refused: whose budget, how much, until when, whom to ask.", me+" explain --last"+server)
+	step("5. Why it was refused: which budget, how much was left, until when.", me+" explain --last"+server)
 	step("6. Who used what, at what cost.", me+" usage report --by team,model"+server)
 	step("7. Every budget: limit, spent, reserved.", me+" budgets"+server)
 	fmt.Fprintf(&b, "# The same as JSON: http://%[1]s/api/v1/requests   metrics: http://%[1]s/metrics\n", r.admin)

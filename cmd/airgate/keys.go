@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -160,7 +161,8 @@ func dash(s string) string {
 }
 
 func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
-	return &cobra.Command{
+	var r reader
+	cmd := &cobra.Command{
 		Use: "revoke ID", Short: "Revoke a key: every airgate refuses it within 2 s of the file's arrival",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -168,7 +170,7 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			now := time.Now().UTC().Truncate(time.Second)
 			err := config.RevokeKey(f.config, args[0], now, now)
 			switch elsewhere, ok := errors.AsType[*config.ElsewhereError](err); {
@@ -179,10 +181,54 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 			case errors.Is(err, config.ErrMounted) || errors.Is(err, config.ErrLayout):
 				return err
 			case err != nil:
-				return configError(f.config, err)
+				return fmt.Errorf("key %s is NOT revoked; this must be repaired first: %w", args[0], configError(f.config, err))
+			}
+			if err := inForce(cmd.Context(), &r, f.config); err != nil {
+				return problem(fmt.Errorf("key %s is revoked in the file, but NOT yet in the airgate at %s: %w", args[0], r.server, err))
 			}
 			t.say("key %s is revoked since %s; an airgate that reads this config refuses it within 2 s", args[0], now.Format(time.RFC3339))
 			return nil
 		},
+	}
+	r.flags = f
+	cmd.Flags().StringVar(&r.server, "server", "http://"+defaultAdmin, "airgate that is asked whether it has taken the revocation over")
+	return cmd
+}
+
+// inForce waits until the airgate that r asks has taken the config at path
+// over, if one answers and reads the same files: a revocation that it refuses
+// with the rest of a config must not look done.
+func inForce(ctx context.Context, r *reader, path string) error {
+	want, err := config.Load(path, time.Now())
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(3 * time.Second); ; {
+		var s admin.Status
+		if _, err := r.get(ctx, "/-/config/status", &s); err != nil {
+			return nil //nolint:nilerr // none answers here: nothing can be said of others
+		}
+		switch {
+		case s.Hash == want.Hash:
+			return nil
+		case s.LastError != nil:
+			return errors.New(*s.LastError)
+		case time.Now().After(deadline):
+			return nil // it reads another config
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

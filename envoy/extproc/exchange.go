@@ -183,6 +183,7 @@ func (x *exchange) step(event processor.Event) processor.Action {
 		position = a.Durable
 	case *processor.Deny:
 		position = a.Durable
+	case *processor.Continue, *processor.Forward, *processor.Chunk:
 	}
 	if position == 0 {
 		return action
