@@ -169,3 +169,65 @@ func checkDenial(t *testing.T, a answer, status int, code, class string, retry b
 		t.Errorf("retry-after %q, x-should-retry %q; want a retry: %v", after, should, retry)
 	}
 }
+
+// Refusals that need something to have happened before: a key revoked or
+// expired, money spent to the last nano-dollar, a model without a price.
+func TestDenialsInTime(t *testing.T) {
+	const policy = `teams:
+  search: {}
+  exact:  {}
+budgets:
+  - {name: search, match: {team: search}, usd: 10, per: month}
+  - {name: exact,  match: {team: exact},  usd: 0.05, per: month, budgetStatus: 429}
+prices:
+  usdPerMillionTokens:
+    gpt-5.4-mini: {input: 0, cacheRead: 0, output: 1000}
+`
+	w := newWorld(t, worldOptions{policy: policy, teams: []string{"search", "exact"}, script: "in 10; out 50"})
+	t.Run("key_revoked", func(t *testing.T) {
+		var k struct{ Key string }
+		if err := json.Unmarshal([]byte(w.command("keys", "create", "--team", "search", "--name", "lost", "-o", "json")), &k); err != nil {
+			t.Fatal(err)
+		}
+		key := k.Key
+		if !eventually(func() bool { return w.do(call{key: key}).status == http.StatusOK }) {
+			t.Fatal("a new key is not taken over within 5 s")
+		}
+		w.command("keys", "revoke", strings.Split(key, "-")[1], "--server", w.api)
+		checkDenial(t, w.do(call{key: key}), http.StatusUnauthorized, "key_revoked", "policy", false)
+	})
+	t.Run("key_expired", func(t *testing.T) {
+		var k struct{ Key string }
+		out := w.command("keys", "create", "--team", "search", "--name", "brief", "--expires", "1s", "-o", "json")
+		if err := json.Unmarshal([]byte(out), &k); err != nil {
+			t.Fatal(err)
+		}
+		if !eventually(func() bool { return w.do(call{key: k.Key}).code() == "key_expired" }) {
+			t.Fatal("the key has not expired within 5 s")
+		}
+		a := w.do(call{key: k.Key})
+		checkDenial(t, a, http.StatusUnauthorized, "key_expired", "policy", false)
+		if e := w.settledRequest(a.id()); e.Team != "search" || e.Code != "key_expired" {
+			t.Errorf("record %+v, want the refusal under the key's team", e)
+		}
+	})
+	t.Run("budget_exhausted", func(t *testing.T) {
+		if a := w.do(call{key: w.keys["exact"]}); a.status != http.StatusOK {
+			t.Fatalf("first call: %d %s", a.status, a.body)
+		}
+		a := w.do(call{key: w.keys["exact"]})
+		checkDenial(t, a, http.StatusTooManyRequests, "budget_exhausted", "budget", false)
+		if b := w.budget("exact"); b.Spent != "0.05" || b.Reserved != "0" {
+			t.Errorf("budget %+v, want all of 0.05 spent", b)
+		}
+	})
+	t.Run("model_unpriced", func(t *testing.T) {
+		w.write("airgate.d/more.yaml", "apiVersion: airgate/v1\nmodels: {no-price: {provider: openai, maxOutputTokens: 100}}\n")
+		body := strings.Replace(usualBody, "gpt-5.4-mini", "no-price", 1)
+		var a answer
+		if !eventually(func() bool { a = w.do(call{body: body}); return a.code() != "model_unknown" }) {
+			t.Fatalf("the new model is not taken over within 5 s: %s", a.body)
+		}
+		checkDenial(t, a, http.StatusForbidden, "model_unpriced", "policy", false)
+	})
+}
