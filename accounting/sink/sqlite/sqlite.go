@@ -244,7 +244,7 @@ func (t totals) add(ctx context.Context, tx *sql.Tx, r *record.Record) error {
 		}
 		if r.HasCost {
 			known, _ := sum.cost.(int64)
-			sum.cost = known + int64(r.Cost)
+			sum.cost = bounded(known + bounded(int64(r.Cost)))
 		}
 		sum.tokens.Add(&r.Tokens)
 	}
@@ -278,14 +278,24 @@ func valueOf(r *record.Record, dimension string) string {
 	panic("sqlite: sums are not split by " + dimension)
 }
 
+// mostOfASum is where a sum stops: 72 million USD, or 72,000 trillion tokens, of
+// one quarter of an hour. SQLite turns an integer that overflows into a real,
+// which the table refuses: one absurd record would stop the shipping of all.
+const mostOfASum = 1 << 56
+
+func bounded(n int64) int64 { return max(-mostOfASum, min(n, mostOfASum)) }
+
 // store adds the totals to their tables.
 func (t totals) store(ctx context.Context, tx *sql.Tx) error {
 	for table, by := range sums() {
 		names := append([]string{"quarter"}, by...)
 		key := strings.Join(names, ", ")
-		set := []string{"requests = requests + excluded.requests", "cost_nano = coalesce(cost_nano + excluded.cost_nano, cost_nano, excluded.cost_nano)"}
+		plus := func(column string) string {
+			return fmt.Sprintf("max(-%d, min(%d, %s + excluded.%s))", mostOfASum, mostOfASum, column, column)
+		}
+		set := []string{"requests = requests + excluded.requests", "cost_nano = coalesce(" + plus("cost_nano") + ", cost_nano, excluded.cost_nano)"}
 		for _, bucket := range buckets() {
-			set = append(set, bucket+" = "+bucket+" + excluded."+bucket)
+			set = append(set, bucket+" = "+plus(bucket))
 		}
 		names = append(names, "requests", "cost_nano")
 		names = append(names, buckets()...)
@@ -296,7 +306,7 @@ func (t totals) store(ctx context.Context, tx *sql.Tx) error {
 		for _, sum := range t[table] {
 			args := append(sum.key, sum.requests, sum.cost) //nolint:gocritic // the key is not used again
 			for _, n := range record.Buckets(&sum.tokens) {
-				args = append(args, int64(*n))
+				args = append(args, bounded(int64(*n)))
 			}
 			if _, err := upsert.ExecContext(ctx, args...); err != nil {
 				return errors.Join(fmt.Errorf("add to %s: %w", table, err), upsert.Close())
