@@ -181,3 +181,31 @@ func TestNothingIsWithheldForever(t *testing.T) {
 		t.Errorf("last chunk %+v, want the whole [DONE] event", a)
 	}
 }
+
+// Bodies beyond the memory set aside are refused before they are uploaded, and
+// the memory is free again when a request has been decided or has gone.
+func TestOverloaded(t *testing.T) {
+	e := &env{t: t}
+	e.begin(lifeConfig) // 1 MiB of bodies at once
+	head := func(length string) (*processor.Stream, processor.Action) {
+		s := e.proc.Begin(e.now)
+		return s, s.Step(&processor.RequestHeaders{
+			Headers: e.headers(":method: POST\n:path: /v1/chat/completions\nauthorization: Bearer KEY\ncontent-length: " + length), Now: e.now,
+		})
+	}
+	first, a := head("1000000")
+	if _, ok := a.(*processor.Continue); !ok {
+		t.Fatalf("first upload: %+v, want it to go on", a)
+	}
+	_, a = head("100000")
+	if d, ok := a.(*processor.Deny); !ok || d.Status != http.StatusServiceUnavailable || d.Details != "airgate_overloaded" {
+		t.Errorf("second upload: %+v, want 503 overloaded", a)
+	}
+	first.Close(e.now, true)
+	first.Finish(e.now, processor.Cause{})
+	if _, a = head("100000"); a == nil {
+		t.Fatal("no action")
+	} else if _, ok := a.(*processor.Continue); !ok {
+		t.Errorf("after the first has gone: %+v, want it to go on", a)
+	}
+}
