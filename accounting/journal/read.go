@@ -61,7 +61,8 @@ type reader struct {
 	next   uint64      // the seq that comes; 0 = the oldest that is there
 	sum    record.Hash // of the record before it, once one was read
 	begun  bool
-	walk   *walk // through the present segment; nil = none
+	walk   *walk  // through the present segment; nil = none
+	limit  uint64 // where a newer segment takes over; 0 = none was there
 }
 
 func newReader(d disk, dir, writer string, next uint64) *reader {
@@ -95,6 +96,13 @@ func (r *reader) record() (record.Record, error) {
 // frame finds the next record's frame.
 func (r *reader) frame() (frame, error) {
 	for {
+		if r.walk != nil && r.limit != 0 && r.next >= r.limit {
+			// What an older segment still has from here on was never
+			// acknowledged: a write failed, and its rollback, too.
+			if err := r.close(); err != nil {
+				return frame{}, err
+			}
+		}
 		if r.walk == nil {
 			if err := r.open(); err != nil {
 				return frame{}, err
@@ -130,9 +138,12 @@ func (r *reader) open() error {
 		r.next = firstOf(names[0])
 	}
 	name := ""
+	r.limit = 0
 	for _, candidate := range names {
 		if firstOf(candidate) <= r.next {
 			name = candidate
+		} else if r.limit == 0 {
+			r.limit = firstOf(candidate)
 		}
 	}
 	if name == "" {
