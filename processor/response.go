@@ -125,7 +125,6 @@ func (s *Stream) responseBody(e *ResponseBody) Action {
 			s.firstByte = e.Now
 			s.p.metrics.firstToken(s)
 		}
-		s.lastByte = e.Now
 	}
 	if !s.strip && !e.EndOfStream && !s.meter.Decisive(e.Chunk) {
 		s.unread = e.Chunk
@@ -140,19 +139,16 @@ func (s *Stream) responseBody(e *ResponseBody) Action {
 		s.meter.Close()
 	}
 	if e.EndOfStream || s.meter.Reading().Ending != dialect.Unfinished {
-		s.finish(e.Now, e.EndOfStream)
+		s.finish(e.Now)
 	}
 	return c
 }
 
-// finish settles an answer that ended well, or as well as it can.
-func (s *Stream) finish(now time.Time, eos bool) {
-	r := s.meter.Reading()
-	switch {
-	case r.Ending == dialect.Failed:
+// finish settles an answer whose end was seen.
+func (s *Stream) finish(now time.Time) {
+	s.class = ClassOK
+	if r := s.meter.Reading(); r.Ending == dialect.Failed {
 		s.class = classOfProvider(r.Error.Class)
-	case r.Ending == dialect.Finished, eos:
-		s.class = ClassOK
 	}
 	s.settle(now)
 }
@@ -194,7 +190,7 @@ func (s *Stream) responseTrailers(e *ResponseTrailers) Action {
 		return c
 	}
 	s.meter.Close()
-	s.finish(e.Now, true)
+	s.finish(e.Now)
 	return c
 }
 

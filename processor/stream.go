@@ -71,7 +71,6 @@ type Stream struct {
 	retryAfter string // of that answer
 	unread     []byte // a chunk that After still has to scan
 	firstByte  time.Time
-	lastByte   time.Time
 	class      Class
 	code       Code
 	cause      Cause
