@@ -37,14 +37,16 @@ var ranks = []string{
 	"accounting",
 	"accounting/quota/…",
 	"accounting/quota",
-	"accounting/journal/…",
 	"accounting/journal",
+	"accounting/journal/disk/…",
+	"accounting/journal/disk",
 	"accounting/sink/…",
 	"accounting/sink",
 	"accounting/report",
 	"accounting/record",
 	"accounting/usage",
 	"accounting/money",
+	"accounting/failpoint",
 }
 
 // strangers never import each other, in neither direction. What may be done and

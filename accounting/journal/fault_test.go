@@ -16,13 +16,33 @@ import (
 	"testing"
 	"time"
 
+	"airgate/accounting/journal/disk"
+	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/record"
 )
 
 const simDir = "/journal"
 
+// segmentsOf is the contents of a writer's segments. :: path → bytes
+func segmentsOf(d *disktest.Disk, writer string) map[string][]byte {
+	all := d.Files()
+	maps.DeleteFunc(all, func(path string, _ []byte) bool {
+		return !strings.HasSuffix(path, suffix) || filepath.Base(filepath.Dir(path)) != writer
+	})
+	return all
+}
+
+// onlySegment is the one segment of a writer that has one.
+func onlySegment(d *disktest.Disk, writer string) (path string, data []byte) {
+	all := segmentsOf(d, writer)
+	for path := range all {
+		return path, all[path]
+	}
+	panic("no segment")
+}
+
 // details reads everything; each record of these tests has its own detail.
-func details(t testing.TB, d disk, dir string) map[string]bool {
+func details(t testing.TB, d disk.Disk, dir string) map[string]bool {
 	t.Helper()
 	all := map[string]bool{}
 	for r, err := range read(d, dir) {
@@ -50,19 +70,19 @@ func TestPowerLossAtEveryPoint(t *testing.T) {
 
 func powerLoss(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 2))
-	d := newSimDisk(seed)
-	d.trace = func(format string, args ...any) {
+	d := disktest.New(seed)
+	d.Trace(func(format string, args ...any) {
 		if testing.Verbose() {
 			t.Logf(format, args...)
 		}
-	}
+	})
 	acked := map[string]bool{}
 	killed := map[string]bool{} // appended by a process that was killed since the power last failed
 	for round := range 4 {
-		d.off = 1 + rng.IntN(60)
+		d.Off(1 + rng.IntN(60))
 		appended := map[string]bool{}
 		state := newTally()
-		j, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", SegmentBytes: 1500, State: state, disk: d, Durability: Durability(seed % 2)})
+		j, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", SegmentBytes: 1500, State: state, Disk: d, Durability: Durability(seed % 2)})
 		if err == nil {
 			maps.Copy(acked, killed) // adopting makes them durable
 			var mu sync.Mutex
@@ -89,19 +109,19 @@ func powerLoss(t *testing.T, seed uint64) {
 			}
 			wg.Wait()
 			_ = j.Close() // the machine is off
-		} else if !errors.Is(err, errCrashed) {
+		} else if !errors.Is(err, disktest.ErrCrashed) {
 			t.Fatalf("Open in round %d: %v", round, err)
 		}
 		if rng.IntN(3) > 0 {
-			d = d.crash()
+			d = d.Crash()
 			clear(killed)
 		} else { // only the process has died: what Append returned is there
-			d = d.kill()
+			d = d.Kill()
 			maps.Copy(killed, appended)
 		}
 	}
 	state := newTally()
-	j := open(t, Config{Dir: simDir, State: state, disk: d})
+	j := open(t, Config{Dir: simDir, State: state, Disk: d})
 	closed(t, j)
 	maps.Copy(acked, killed)
 	there := details(t, d, simDir)
@@ -125,17 +145,15 @@ func TestADiskThatFailsNowAndThen(t *testing.T) {
 	for seed := range uint64(300) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 3))
-			d := newSimDisk(seed)
+			d := disktest.New(seed)
 			state := newTally()
-			j := open(t, Config{Dir: simDir, SegmentBytes: 2000, State: state, disk: d})
-			d.mu.Lock()
-			d.fault = func(string, string) error {
+			j := open(t, Config{Dir: simDir, SegmentBytes: 2000, State: state, Disk: d})
+			d.Fail(func(string, string) error {
 				if rng.IntN(12) == 0 {
-					return errFault
+					return disktest.ErrFault
 				}
 				return nil
-			}
-			d.mu.Unlock()
+			})
 			var mu sync.Mutex
 			var wg sync.WaitGroup
 			appended, acked := map[string]bool{}, map[string]bool{}
@@ -170,9 +188,9 @@ func TestADiskThatFailsNowAndThen(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			after := d.crash() // what was acknowledged does not depend on a clean end
+			after := d.Crash() // what was acknowledged does not depend on a clean end
 			again := newTally()
-			next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", State: again, disk: after})
+			next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", State: again, Disk: after})
 			if _, ok := errors.AsType[*CorruptError](err); ok && gaveUp {
 				return // a sync failed, then the power: pages between whole ones are missing, and that is told
 			}
@@ -193,28 +211,15 @@ func TestADiskThatFailsNowAndThen(t *testing.T) {
 	}
 }
 
-// once fails the next matching change, n times.
-func (d *simDisk) failNext(n int, op string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.fault = func(o, _ string) error {
-		if n > 0 && o == op {
-			n--
-			return errFault
-		}
-		return nil
-	}
-}
-
 func TestAFailedWriteIsRolledBack(t *testing.T) {
-	d := newSimDisk(1)
+	d := disktest.New(1)
 	state := newTally()
-	j := open(t, Config{Dir: simDir, State: state, disk: d})
+	j := open(t, Config{Dir: simDir, State: state, Disk: d})
 	appendN(t, j, 2)
-	d.failNext(1, "write")
+	d.FailNext(1, "write")
 	r := record.Record{Type: record.Admin, Detail: "not in the book"}
-	if _, err := j.Append(&r); !errors.Is(err, ErrUnavailable) || !errors.Is(err, errFault) {
-		t.Errorf("Append on a full disk = %v, want %v and %v", err, ErrUnavailable, errFault)
+	if _, err := j.Append(&r); !errors.Is(err, ErrUnavailable) || !errors.Is(err, disktest.ErrFault) {
+		t.Errorf("Append on a full disk = %v, want %v and %v", err, ErrUnavailable, disktest.ErrFault)
 	}
 	appendN(t, j, 2)
 	closed(t, j)
@@ -230,17 +235,17 @@ func TestAFailedWriteIsRolledBack(t *testing.T) {
 }
 
 func TestAFailedWriteLeavesNothingBehind(t *testing.T) {
-	d := newSimDisk(1)
-	j := open(t, Config{Dir: simDir, disk: d})
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, Disk: d})
 	size := func() (n int) {
-		for _, b := range d.segmentsOf(j.Writer()) {
+		for _, b := range segmentsOf(d, j.Writer()) {
 			n += len(b)
 		}
 		return n
 	}
 	before := size()
 	for range 5 {
-		d.failNext(1, "write")
+		d.FailNext(1, "write")
 		if _, err := j.Append(&record.Record{Type: record.Admin}); err == nil {
 			t.Fatal("Append = nil, want an error")
 		}
@@ -252,26 +257,26 @@ func TestAFailedWriteLeavesNothingBehind(t *testing.T) {
 }
 
 func TestAWriteThatCannotBeRolledBackOpensANewSegment(t *testing.T) {
-	d := newSimDisk(1)
+	d := disktest.New(1)
 	state := newTally()
-	j := open(t, Config{Dir: simDir, State: state, disk: d})
+	j := open(t, Config{Dir: simDir, State: state, Disk: d})
 	appendN(t, j, 2)
-	d.mu.Lock()
-	d.fault = func(op, path string) error {
-		if op == "truncate" || op == "write" && !strings.HasSuffix(path, ".new") && len(d.names) < 4 {
-			return errFault
+	renamed := false
+	d.Fail(func(op, path string) error {
+		renamed = renamed || op == "rename"
+		if op == "truncate" || op == "write" && !strings.HasSuffix(path, ".new") && !renamed {
+			return disktest.ErrFault
 		}
 		return nil
-	}
-	d.mu.Unlock()
-	if _, err := j.Append(&record.Record{Type: record.Admin, Detail: "not in the book"}); !errors.Is(err, errFault) {
-		t.Errorf("Append = %v, want %v", err, errFault)
+	})
+	if _, err := j.Append(&record.Record{Type: record.Admin, Detail: "not in the book"}); !errors.Is(err, disktest.ErrFault) {
+		t.Errorf("Append = %v, want %v", err, disktest.ErrFault)
 	}
 	if _, err := j.Append(&record.Record{Type: record.Admin, Detail: "in the book"}); err != nil {
 		t.Errorf("Append to the new segment: %v", err)
 	}
 	closed(t, j)
-	if n := len(d.segmentsOf(j.Writer())); n != 2 {
+	if n := len(segmentsOf(d, j.Writer())); n != 2 {
 		t.Errorf("%d segments, want 2", n)
 	}
 	if got := details(t, d, simDir); len(got) != 1 || !got["in the book"] {
@@ -283,20 +288,20 @@ func TestAWriteThatCannotBeRolledBackOpensANewSegment(t *testing.T) {
 }
 
 func TestAFailedSyncOpensANewSegmentAndLosesNothing(t *testing.T) {
-	d := newSimDisk(1)
-	j := open(t, Config{Dir: simDir, disk: d})
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, Disk: d})
 	if err := j.Wait(t.Context(), appendN(t, j, 2)); err != nil {
 		t.Fatal(err)
 	}
-	d.failNext(1, "sync")
+	d.FailNext(1, "sync")
 	if err := j.Wait(t.Context(), appendN(t, j, 3)); err != nil {
 		t.Errorf("Wait after one failed sync = %v, want nil", err)
 	}
-	after := d.crash() // the pages of the failed sync are nowhere
+	after := d.Crash() // the pages of the failed sync are nowhere
 	if got := heads(t, after, simDir)[j.Writer()]; got != 6 {
 		t.Errorf("%d records after a crash, want 6", got)
 	}
-	if n := len(d.segmentsOf(j.Writer())); n != 2 {
+	if n := len(segmentsOf(d, j.Writer())); n != 2 {
 		t.Errorf("%d segments, want 2", n)
 	}
 	closed(t, j)
@@ -305,18 +310,16 @@ func TestAFailedSyncOpensANewSegmentAndLosesNothing(t *testing.T) {
 func TestASecondFailureEndsTheJournal(t *testing.T) {
 	for _, second := range []string{"sync", "write", "rename", "create", "sync directory"} {
 		t.Run(second, func(t *testing.T) {
-			d := newSimDisk(1)
-			j := open(t, Config{Dir: simDir, disk: d})
-			d.mu.Lock()
+			d := disktest.New(1)
+			j := open(t, Config{Dir: simDir, Disk: d})
 			failed := false
-			d.fault = func(op, _ string) error {
+			d.Fail(func(op, _ string) error {
 				if op == "sync" && !failed || failed && op == second {
 					failed = true
-					return errFault
+					return disktest.ErrFault
 				}
 				return nil
-			}
-			d.mu.Unlock()
+			})
 			r := record.Record{Type: record.Admin}
 			p, err := j.Append(&r)
 			if err != nil {
@@ -326,12 +329,12 @@ func TestASecondFailureEndsTheJournal(t *testing.T) {
 				t.Errorf("Wait = %v, want %v", err, ErrUnavailable)
 			}
 			for range 3 {
-				if _, err := j.Append(&r); !errors.Is(err, ErrUnavailable) || !errors.Is(err, errFault) {
+				if _, err := j.Append(&r); !errors.Is(err, ErrUnavailable) || !errors.Is(err, disktest.ErrFault) {
 					t.Errorf("Append after two failures = %v, want %v and the cause", err, ErrUnavailable)
 				}
 			}
-			if err := j.Close(); !errors.Is(err, errFault) {
-				t.Errorf("Close = %v, want %v", err, errFault)
+			if err := j.Close(); !errors.Is(err, disktest.ErrFault) {
+				t.Errorf("Close = %v, want %v", err, disktest.ErrFault)
 			}
 		})
 	}
@@ -340,8 +343,8 @@ func TestASecondFailureEndsTheJournal(t *testing.T) {
 // Every byte of a small last segment, cut there or flipped: what is before it
 // is kept, and what is not kept is told, never passed over.
 func TestEveryByteOfTheLastSegment(t *testing.T) {
-	d := newSimDisk(1)
-	j := open(t, Config{Dir: simDir, State: newTally(), disk: d})
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, State: newTally(), Disk: d})
 	const n = 5
 	for i := range n {
 		if _, err := j.Append(&record.Record{Type: record.Admin, Detail: strings.Repeat("x", 9+i)}); err != nil {
@@ -349,23 +352,23 @@ func TestEveryByteOfTheLastSegment(t *testing.T) {
 		}
 	}
 	closed(t, j)
-	path, whole := d.onlySegment(j.Writer())
+	path, whole := onlySegment(d, j.Writer())
 
 	reopened := func(t *testing.T, damaged []byte, what string) {
 		t.Helper()
-		c := d.clone()
-		c.set(path, damaged)
+		c := d.Clone()
+		c.Set(path, damaged)
 		state := newTally()
-		next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", State: state, disk: c})
+		next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", State: state, Disk: c})
 		if err != nil {
 			corrupt, ok := errors.AsType[*CorruptError](err)
 			if !ok {
 				t.Fatalf("%s: Open = %v, want a *CorruptError", what, err)
 			}
-			if kept := c.names[corrupt.Copy]; kept == nil || string(kept.data) != string(damaged) {
+			if kept, ok := c.Files()[corrupt.Copy]; !ok || string(kept) != string(damaged) {
 				t.Fatalf("%s: the quarantine %q has not what was found", what, corrupt.Copy)
 			}
-			if now := c.names[path]; string(now.data) != string(damaged) {
+			if now := c.Files()[path]; string(now) != string(damaged) {
 				t.Fatalf("%s: the damaged segment was changed", what)
 			}
 			return
@@ -388,7 +391,7 @@ func TestEveryByteOfTheLastSegment(t *testing.T) {
 			t.Fatalf("%s: %d records left: more than the last was given up", what, at[j.Writer()])
 		}
 		lost := at[j.Writer()] < n+1
-		if cut := int64(len(damaged)) - int64(len(c.names[path].data)); (start.Detail != "") != (cut > 0) || lost && cut == 0 && len(damaged) == len(whole) {
+		if cut := int64(len(damaged)) - int64(len(c.Files()[path])); (start.Detail != "") != (cut > 0) || lost && cut == 0 && len(damaged) == len(whole) {
 			t.Fatalf("%s: %d records left, %d bytes cut, the start record says %q", what, at[j.Writer()], cut, start.Detail)
 		}
 	}
@@ -408,24 +411,22 @@ func TestEveryByteOfTheLastSegment(t *testing.T) {
 }
 
 func TestATornTailIsSetAside(t *testing.T) {
-	d := newSimDisk(1)
-	j := open(t, Config{Dir: simDir, disk: d})
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, Disk: d})
 	appendN(t, j, 3)
 	closed(t, j)
-	for path, whole := range d.segmentsOf(j.Writer()) {
-		d.set(path, append(whole, "half a frame"...))
+	for path, whole := range segmentsOf(d, j.Writer()) {
+		d.Set(path, append(whole, "half a frame"...))
 	}
-	next := open(t, Config{Dir: simDir, disk: d})
+	next := open(t, Config{Dir: simDir, Disk: d})
 	closed(t, next)
-	for path := range d.segmentsOf(j.Writer()) {
-		d.mu.Lock()
+	for path := range segmentsOf(d, j.Writer()) {
 		var kept string
-		for name, f := range d.names {
+		for name, data := range d.Files() {
 			if strings.HasPrefix(name, path+".torn-") {
-				kept = string(f.data)
+				kept = string(data)
 			}
 		}
-		d.mu.Unlock()
 		if kept != "half a frame" {
 			t.Errorf("set aside %q, want %q", kept, "half a frame")
 		}
@@ -436,8 +437,8 @@ func TestATornTailIsSetAside(t *testing.T) {
 }
 
 func TestDamageInAnOlderSegmentIsFound(t *testing.T) {
-	d := newSimDisk(1)
-	j := open(t, Config{Dir: simDir, SegmentBytes: 1, State: newTally(), disk: d})
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, SegmentBytes: 1, State: newTally(), Disk: d})
 	for range 4 {
 		if err := j.Wait(t.Context(), appendN(t, j, 1)); err != nil {
 			t.Fatal(err)
@@ -449,13 +450,13 @@ func TestDamageInAnOlderSegmentIsFound(t *testing.T) {
 		t.Fatalf("%d segments, %v", len(names), err)
 	}
 	path := filepath.Join(simDir, j.Writer(), names[1])
-	for what, damage := range map[string]func(*simDisk, []byte){
-		"flipped": func(c *simDisk, b []byte) { b[len(b)-20] ^= 1; c.set(path, b) },
-		"cut":     func(c *simDisk, b []byte) { c.set(path, b[:len(b)-8]) },
-		"gone":    func(c *simDisk, _ []byte) { delete(c.names, path) },
+	for what, damage := range map[string]func(*disktest.Disk, []byte){
+		"flipped": func(c *disktest.Disk, b []byte) { b[len(b)-20] ^= 1; c.Set(path, b) },
+		"cut":     func(c *disktest.Disk, b []byte) { c.Set(path, b[:len(b)-8]) },
+		"gone":    func(c *disktest.Disk, _ []byte) { c.Delete(path) },
 	} {
-		c := d.clone()
-		damage(c, d.segmentsOf(j.Writer())[path])
+		c := d.Clone()
+		damage(c, segmentsOf(d, j.Writer())[path])
 		var problem error
 		for _, err := range read(c, simDir) {
 			problem = errors.Join(problem, err)
@@ -528,13 +529,13 @@ func TestKillNineLosesNothingAcknowledged(t *testing.T) {
 		state := newTally()
 		j := open(t, Config{Dir: dir, Exclusive: true, State: state})
 		closed(t, j)
-		there := details(t, osDisk{}, dir)
+		there := details(t, disk.OS{}, dir)
 		for detail := range acked {
 			if !there[detail] {
 				t.Errorf("%s: %s was acknowledged and is lost", level, detail)
 			}
 		}
-		if err := state.check(heads(t, osDisk{}, dir)); err != nil {
+		if err := state.check(heads(t, disk.OS{}, dir)); err != nil {
 			t.Error(err)
 		}
 		if report, err := Verify(dir, nil); err != nil || !report.Sound() {
@@ -549,8 +550,8 @@ func TestKillNineLosesNothingAcknowledged(t *testing.T) {
 // Any bytes behind a segment's beginning: Open recovers or refuses with a
 // *CorruptError, and what it has recovered can be read.
 func FuzzRecover(f *testing.F) {
-	d := newSimDisk(1)
-	j, err := Open(context.Background(), Config{Dir: simDir, Replica: "a", disk: d})
+	d := disktest.New(1)
+	j, err := Open(context.Background(), Config{Dir: simDir, Replica: "a", Disk: d})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -562,17 +563,17 @@ func FuzzRecover(f *testing.F) {
 	if err := j.Close(); err != nil {
 		f.Fatal(err)
 	}
-	path, whole := d.onlySegment(j.Writer())
+	path, whole := onlySegment(d, j.Writer())
 	f.Add(uint16(0), []byte{})
 	f.Add(uint16(len(whole)), []byte("behind the end"))
 	f.Add(uint16(len(whole)-16), []byte{})
 	f.Add(uint16(200), whole[200:])
 	f.Add(uint16(100), whole[100:300])
 	f.Fuzz(func(t *testing.T, at uint16, tail []byte) {
-		c := d.clone()
-		c.set(path, append(append([]byte(nil), whole[:min(int(at), len(whole))]...), tail...))
+		c := d.Clone()
+		c.Set(path, append(append([]byte(nil), whole[:min(int(at), len(whole))]...), tail...))
 		state := newTally()
-		next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", State: nil, disk: c})
+		next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", State: nil, Disk: c})
 		if err != nil {
 			if _, ok := errors.AsType[*CorruptError](err); !ok {
 				t.Fatalf("Open = %v, want a *CorruptError", err)

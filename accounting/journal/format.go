@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
 )
 
@@ -262,17 +263,17 @@ func (s *scanner) later() (bool, error) {
 // segment is an open segment file.
 type segment struct {
 	header
-	file
+	disk.File
 
 	name string // path
 }
 
-func openSegment(d disk, name string) (*segment, error) {
+func openSegment(d disk.Disk, name string) (*segment, error) {
 	f, err := d.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("open segment: %w", err)
 	}
-	s := &segment{file: f, name: name}
+	s := &segment{File: f, name: name}
 	if s.header, err = parseHeader(f); err != nil {
 		return nil, errors.Join(&CorruptError{Segment: name, Err: err}, f.Close())
 	}
@@ -288,11 +289,11 @@ func (s *segment) scan() (*scanner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("size of segment: %w", err)
 	}
-	return &scanner{r: s.file, limit: size, seed: s.seed(), at: s.size}, nil
+	return &scanner{r: s.File, limit: size, seed: s.seed(), at: s.size}, nil
 }
 
 // segments lists a writer's segments, oldest first.
-func segments(d disk, dir string) ([]string, error) {
+func segments(d disk.Disk, dir string) ([]string, error) {
 	all, err := d.List(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list segments: %w", err)

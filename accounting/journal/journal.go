@@ -30,6 +30,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
 )
 
@@ -68,7 +69,7 @@ type Config struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil = no metrics
 
-	disk disk // nil = the operating system's
+	Disk disk.Disk // nil = the operating system's
 }
 
 // Position is a place in this writer's sequence: the Seq of a record.
@@ -105,7 +106,7 @@ const (
 // use.
 type Journal struct {
 	cfg     Config
-	disk    disk
+	disk    disk.Disk
 	log     *slog.Logger
 	dir     string // own directory
 	writer  string
@@ -533,7 +534,7 @@ func (j *Journal) create(first uint64, prev record.Hash, covered uint64, checkpo
 	if err = j.disk.SyncDir(j.dir); err != nil {
 		return nil, 0, err
 	}
-	return &segment{header: h, file: f, name: name}, int64(len(b)), nil
+	return &segment{header: h, File: f, name: name}, int64(len(b)), nil
 }
 
 // Writer is this writer's name: replica.incarnation.

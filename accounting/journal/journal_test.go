@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
 	"airgate/accounting/record/recordtest"
 )
@@ -62,7 +63,7 @@ func closed(t testing.TB, j *Journal) {
 }
 
 // heads reads every writer and returns where it ends.
-func heads(t testing.TB, d disk, dir string) map[string]uint64 {
+func heads(t testing.TB, d disk.Disk, dir string) map[string]uint64 {
 	t.Helper()
 	got := map[string]uint64{}
 	for r, err := range read(d, dir) {
@@ -146,10 +147,10 @@ func TestAppendersShareWritesAndLoseNothing(t *testing.T) {
 	if len(seen) != writers*each+1 {
 		t.Errorf("%d records, want %d", len(seen), writers*each+1)
 	}
-	if err := state.check(heads(t, osDisk{}, dir)); err != nil {
+	if err := state.check(heads(t, disk.OS{}, dir)); err != nil {
 		t.Error(err)
 	}
-	names, err := segments(osDisk{}, filepath.Join(dir, j.Writer()))
+	names, err := segments(disk.OS{}, filepath.Join(dir, j.Writer()))
 	if err != nil || len(names) < 5 {
 		t.Errorf("%d segments, %v; want at least 5", len(names), err)
 	}
@@ -166,7 +167,7 @@ func TestEachIncarnationCountsEveryRecordOnce(t *testing.T) {
 		j := open(t, Config{Dir: dir, SegmentBytes: 4 << 10, State: state})
 		appendN(t, j, 17)
 		closed(t, j)
-		if err := state.check(heads(t, osDisk{}, dir)); err != nil {
+		if err := state.check(heads(t, disk.OS{}, dir)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -189,7 +190,7 @@ func TestOverlappingWritersAreCountedOnce(t *testing.T) {
 	state := newTally()
 	c := open(t, Config{Dir: dir, State: state})
 	closed(t, c)
-	if err := state.check(heads(t, osDisk{}, dir)); err != nil {
+	if err := state.check(heads(t, disk.OS{}, dir)); err != nil {
 		t.Error(err)
 	}
 }
@@ -299,7 +300,7 @@ func TestAppendRefusesWhatIsNoRecord(t *testing.T) {
 	}
 	appendN(t, j, 2)
 	closed(t, j)
-	if got := heads(t, osDisk{}, dir)[j.Writer()]; got != 3 {
+	if got := heads(t, disk.OS{}, dir)[j.Writer()]; got != 3 {
 		t.Errorf("%d records, want 3", got)
 	}
 }
@@ -335,7 +336,7 @@ func TestMetricsOfTheJournal(t *testing.T) {
 	}
 	size := 0.0
 	for _, name := range []string{a.Writer(), j.Writer()} {
-		n, err := sizeOf(osDisk{}, filepath.Join(dir, name))
+		n, err := sizeOf(disk.OS{}, filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}

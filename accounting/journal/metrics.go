@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"airgate/accounting/journal/disk"
 )
 
 // metrics of one journal; every figure is read as it is scraped.
@@ -91,7 +93,7 @@ func (m *metrics) unregister() {
 }
 
 // sizeOf is the size of a writer's segments.
-func sizeOf(d disk, dir string) (int64, error) {
+func sizeOf(d disk.Disk, dir string) (int64, error) {
 	names, err := segments(d, dir)
 	var sum int64
 	for _, name := range names {

@@ -7,12 +7,13 @@ import (
 	"iter"
 	"path/filepath"
 
+	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
 )
 
 // Writers lists the writers that have a directory below dir, oldest first.
 func Writers(dir string) ([]string, error) {
-	names, err := writers(osDisk{}, dir)
+	names, err := writers(disk.OS{}, dir)
 	if err != nil {
 		return nil, fmt.Errorf("list writers: %w", err)
 	}
@@ -24,9 +25,9 @@ func Writers(dir string) ([]string, error) {
 // a running process it yields what is written so far, and a torn end is where
 // a writer ends. An error ends its writer: *CorruptError, or what the disk
 // says.
-func Read(dir string) iter.Seq2[record.Record, error] { return read(osDisk{}, dir) }
+func Read(dir string) iter.Seq2[record.Record, error] { return read(disk.OS{}, dir) }
 
-func read(d disk, dir string) iter.Seq2[record.Record, error] {
+func read(d disk.Disk, dir string) iter.Seq2[record.Record, error] {
 	return func(yield func(record.Record, error) bool) {
 		names, err := writers(d, dir)
 		if err != nil {
@@ -55,7 +56,7 @@ func read(d disk, dir string) iter.Seq2[record.Record, error] {
 
 // reader reads one writer's records in order, also while they are written.
 type reader struct {
-	disk   disk
+	disk   disk.Disk
 	dir    string
 	writer string
 	next   uint64      // the seq that comes; 0 = the oldest that is there
@@ -65,7 +66,7 @@ type reader struct {
 	limit  uint64 // where a newer segment takes over; 0 = none was there
 }
 
-func newReader(d disk, dir, writer string, next uint64) *reader {
+func newReader(d disk.Disk, dir, writer string, next uint64) *reader {
 	return &reader{disk: d, dir: dir, writer: writer, next: next}
 }
 

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
 )
 
@@ -75,8 +76,8 @@ type history struct {
 //
 // Its errors: *CorruptError; ctx's; what the disk says.
 func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
-	if cfg.disk == nil {
-		cfg.disk = osDisk{}
+	if cfg.Disk == nil {
+		cfg.Disk = disk.OS{}
 	}
 	if cfg.SegmentBytes == 0 {
 		cfg.SegmentBytes = defaultSegment
@@ -87,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 	if !replicaName.MatchString(cfg.Replica) || len(cfg.Replica) > maxName-incarnationDigits-1 {
 		return nil, fmt.Errorf("open journal: replica %q: want letters, digits, dots, dashes and underscores, at most %d", cfg.Replica, maxName-incarnationDigits-1)
 	}
-	j := &Journal{cfg: cfg, disk: cfg.disk, log: cfg.Log, opened: time.Now()}
+	j := &Journal{cfg: cfg, disk: cfg.Disk, log: cfg.Log, opened: time.Now()}
 	j.idle.L, j.work.L = &j.mu, &j.mu
 	defer func() {
 		if err != nil {
@@ -135,7 +136,7 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 func (j *Journal) lock(ctx context.Context) (io.Closer, error) {
 	for waiting := false; ; waiting = true {
 		lock, err := j.disk.Lock(j.cfg.Dir)
-		if err == nil || !errors.Is(err, errLocked) {
+		if err == nil || !errors.Is(err, disk.ErrLocked) {
 			return lock, err
 		}
 		if !waiting {
@@ -159,7 +160,7 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // writers lists the writers below dir, oldest first.
-func writers(d disk, dir string) ([]string, error) {
+func writers(d disk.Disk, dir string) ([]string, error) {
 	all, err := d.List(dir)
 	if err != nil {
 		return nil, err
@@ -183,13 +184,13 @@ func (j *Journal) adopt(ctx context.Context) (running []string, err error) {
 	for _, name := range names {
 		dir := filepath.Join(j.cfg.Dir, name)
 		lock, err := j.disk.Lock(dir)
-		for errors.Is(err, errLocked) && j.cfg.Exclusive {
+		for errors.Is(err, disk.ErrLocked) && j.cfg.Exclusive {
 			if err := pause(ctx, 50*time.Millisecond); err != nil {
 				return nil, err
 			}
 			lock, err = j.disk.Lock(dir)
 		}
-		if errors.Is(err, errLocked) {
+		if errors.Is(err, disk.ErrLocked) {
 			running = append(running, name)
 			continue
 		}
@@ -379,7 +380,7 @@ func (j *Journal) quarantine(err error) error {
 
 // copy writes what from has at and behind off to a new file, unless an
 // earlier start has done so.
-func (j *Journal) copy(from file, off int64, name string) (err error) {
+func (j *Journal) copy(from disk.File, off int64, name string) (err error) {
 	size, err := from.Size()
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/record"
 	"airgate/accounting/sink"
 	"airgate/accounting/sink/sqlite"
@@ -36,7 +37,7 @@ func (m *memory) Write(_ context.Context, batch []record.Record) error {
 		m.fail--
 	}
 	if failing && m.fail%2 == 0 {
-		return errFault
+		return disktest.ErrFault
 	}
 	for _, r := range batch {
 		switch book := m.books[r.Writer]; {
@@ -48,7 +49,7 @@ func (m *memory) Write(_ context.Context, batch []record.Record) error {
 		}
 	}
 	if failing {
-		return errFault // it was stored, and the answer was lost
+		return disktest.ErrFault // it was stored, and the answer was lost
 	}
 	return nil
 }
@@ -99,16 +100,16 @@ func shipped(t *testing.T, j *Journal) {
 }
 
 func TestShipSendsAllOfEveryWriterOnce(t *testing.T) {
-	d := newSimDisk(1)
+	d := disktest.New(1)
 	m := &memory{books: map[string][]record.Record{}}
 	var writers []string
 	for range 3 { // only the last one ships
-		j := open(t, Config{Dir: simDir, SegmentBytes: 3000, disk: d})
+		j := open(t, Config{Dir: simDir, SegmentBytes: 3000, Disk: d})
 		appendN(t, j, 20)
 		writers = append(writers, j.Writer())
 		closed(t, j)
 	}
-	j := open(t, Config{Dir: simDir, SegmentBytes: 3000, disk: d})
+	j := open(t, Config{Dir: simDir, SegmentBytes: 3000, Disk: d})
 	writers = append(writers, j.Writer())
 	appendN(t, j, 10)
 	m.fail = 3
@@ -136,9 +137,9 @@ func TestShipSendsAllOfEveryWriterOnce(t *testing.T) {
 }
 
 func TestShipResumesBehindTheSinksHead(t *testing.T) {
-	d := newSimDisk(1)
+	d := disktest.New(1)
 	m := &memory{books: map[string][]record.Record{}}
-	a := open(t, Config{Dir: simDir, disk: d})
+	a := open(t, Config{Dir: simDir, Disk: d})
 	wait := shipping(t, a, m)
 	appendN(t, a, 5)
 	shipped(t, a)
@@ -150,7 +151,7 @@ func TestShipResumesBehindTheSinksHead(t *testing.T) {
 	m.mu.Unlock()
 	closed(t, a)
 	_ = wait()
-	b := open(t, Config{Dir: simDir, disk: d})
+	b := open(t, Config{Dir: simDir, Disk: d})
 	wait = shipping(t, b, m)
 	shipped(t, b)
 	if got := m.len(a.Writer()); got != 6 {
@@ -163,28 +164,18 @@ func TestShipResumesBehindTheSinksHead(t *testing.T) {
 }
 
 func TestOnlyDurableRecordsAreShipped(t *testing.T) {
-	d := newSimDisk(1)
-	j := open(t, Config{Dir: simDir, disk: d, Durability: Process})
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, Disk: d, Durability: Process})
 	m := &memory{books: map[string][]record.Record{}}
 	wait := shipping(t, j, m)
 	shipped(t, j)
-	hold := make(chan struct{})
-	d.mu.Lock()
-	d.fault = func(op, _ string) error {
-		if op == "sync" {
-			d.mu.Unlock()
-			<-hold
-			d.mu.Lock()
-		}
-		return nil
-	}
-	d.mu.Unlock()
+	release := d.Hold("sync")
 	appendN(t, j, 3)
 	time.Sleep(2 * shipPause)
 	if got := m.len(j.Writer()); got != 1 {
 		t.Errorf("the sink has %d records, want the 1 that is durable", got)
 	}
-	close(hold)
+	release()
 	closed(t, j)
 	if err := wait(); err != nil || m.len(j.Writer()) != 4 {
 		t.Errorf("Ship = %v with %d records, want nil and 4", err, m.len(j.Writer()))
@@ -203,7 +194,7 @@ func TestASinkWithAnotherHistoryIsNotWritten(t *testing.T) {
 			}
 			m := &memory{books: map[string][]record.Record{first: change(slices.Clone(all))}}
 			var log strings.Builder
-			j := open(t, Config{Dir: simDir, disk: d, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			j := open(t, Config{Dir: simDir, Disk: d, Log: slog.New(slog.NewTextHandler(&log, nil))})
 			wait := shipping(t, j, m)
 			shipped(t, j) // its own records are not held up
 			closed(t, j)
@@ -218,7 +209,7 @@ func TestASinkWithAnotherHistoryIsNotWritten(t *testing.T) {
 }
 
 func TestShipEndsWithItsContext(t *testing.T) {
-	j := open(t, Config{Dir: simDir, disk: newSimDisk(1)})
+	j := open(t, Config{Dir: simDir, Disk: disktest.New(1)})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := j.Ship(ctx, "local", &memory{books: map[string][]record.Record{}, fail: 1000}); !errors.Is(err, context.Canceled) {
@@ -229,7 +220,7 @@ func TestShipEndsWithItsContext(t *testing.T) {
 
 func TestLagIsSeenWhileASinkIsDown(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	j := open(t, Config{Dir: simDir, disk: newSimDisk(1), Registerer: registry})
+	j := open(t, Config{Dir: simDir, Disk: disktest.New(1), Registerer: registry})
 	m := &memory{books: map[string][]record.Record{}, fail: 1 << 30}
 	lag := func() float64 {
 		all, err := registry.Gather()

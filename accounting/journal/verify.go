@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
 )
 
@@ -63,9 +64,9 @@ type anchor struct {
 // what can be said of a writer. It takes no lock and changes nothing; of a
 // running writer it sees what is written so far, so heads must have been asked
 // for before.
-func Verify(dir string, heads []record.Head) (Report, error) { return verify(osDisk{}, dir, heads) }
+func Verify(dir string, heads []record.Head) (Report, error) { return verify(disk.OS{}, dir, heads) }
 
-func verify(d disk, dir string, heads []record.Head) (Report, error) {
+func verify(d disk.Disk, dir string, heads []record.Head) (Report, error) {
 	names, err := writers(d, dir)
 	if err != nil {
 		return Report{}, fmt.Errorf("verify journal: %w", err)
@@ -94,7 +95,7 @@ func verify(d disk, dir string, heads []record.Head) (Report, error) {
 }
 
 // verifyWriter returns besides the heads that the writer's start record names.
-func verifyWriter(d disk, dir, writer string, anchors []*anchor) (w WriterReport, named []record.Head) {
+func verifyWriter(d disk.Disk, dir, writer string, anchors []*anchor) (w WriterReport, named []record.Head) {
 	w = WriterReport{Writer: writer, Last: record.Head{Writer: writer}}
 	var mine []*anchor
 	for _, a := range anchors {

@@ -8,14 +8,15 @@ import (
 	"strings"
 	"testing"
 
+	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/record"
 )
 
 // book is a disk with one writer's n records in one segment.
-func book(t *testing.T, n int) (d *simDisk, writer, path string, all []record.Record) {
+func book(t *testing.T, n int) (d *disktest.Disk, writer, path string, all []record.Record) {
 	t.Helper()
-	d = newSimDisk(1)
-	j := open(t, Config{Dir: simDir, disk: d})
+	d = disktest.New(1)
+	j := open(t, Config{Dir: simDir, Disk: d})
 	for i := 1; i < n; i++ {
 		if _, err := j.Append(&record.Record{Type: record.Admin, Detail: fmt.Sprint("change ", i)}); err != nil {
 			t.Fatal(err)
@@ -28,7 +29,7 @@ func book(t *testing.T, n int) (d *simDisk, writer, path string, all []record.Re
 		}
 		all = append(all, r)
 	}
-	path, _ = d.onlySegment(j.Writer())
+	path, _ = onlySegment(d, j.Writer())
 	return d, j.Writer(), path, all
 }
 
@@ -38,7 +39,7 @@ func headOf(r record.Record) record.Head {
 
 // forge writes the segment anew, with right sums, as somebody would who knows
 // the format.
-func forge(t *testing.T, d *simDisk, path string, records []record.Record) {
+func forge(t *testing.T, d *disktest.Disk, path string, records []record.Record) {
 	t.Helper()
 	s, err := openSegment(d, path)
 	if err != nil {
@@ -59,7 +60,7 @@ func forge(t *testing.T, d *simDisk, path string, records []record.Record) {
 		b = appendFrame(b, typeRecord, r.Seq, func(b []byte) []byte { return record.AppendJSON(b, &r) })
 	}
 	seal(b[head:], s.seed())
-	d.set(path, b)
+	d.Set(path, b)
 }
 
 // rechain makes numbers and hashes follow again.
@@ -163,12 +164,12 @@ func TestVerifyFindsEveryFlippedBit(t *testing.T) {
 	if report, err := verify(d, simDir, heads); err != nil || !report.Sound() {
 		t.Fatalf("Verify = %+v, %v; want sound", report, err)
 	}
-	whole := d.segmentsOf(all[0].Writer)[path]
+	whole := segmentsOf(d, all[0].Writer)[path]
 	for i := range whole {
 		for bit := range 8 {
 			flipped := slices.Clone(whole)
 			flipped[i] ^= 1 << bit
-			d.set(path, flipped)
+			d.Set(path, flipped)
 			if report, err := verify(d, simDir, heads); err != nil || report.Sound() {
 				t.Fatalf("Verify with bit %d of byte %d flipped = %+v, %v; want it found", bit, i, report, err)
 			}
@@ -178,7 +179,7 @@ func TestVerifyFindsEveryFlippedBit(t *testing.T) {
 
 func TestALaterStartVouchesForEarlierWriters(t *testing.T) {
 	d, first, path, all := book(t, 5)
-	second := open(t, Config{Dir: simDir, disk: d})
+	second := open(t, Config{Dir: simDir, Disk: d})
 	appendN(t, second, 2)
 	closed(t, second)
 	var last record.Record
@@ -189,16 +190,16 @@ func TestALaterStartVouchesForEarlierWriters(t *testing.T) {
 		last = r
 	}
 
-	tail := d.clone()
+	tail := d.Clone()
 	forge(t, tail, path, all[:4])
 	report, err := verify(tail, simDir, nil)
 	if err != nil || report.Sound() {
 		t.Errorf("Verify without the last record that a start names = %+v, %v; want it found", report, err)
 	}
 
-	gone := d.clone()
-	delete(gone.names, path)
-	delete(gone.names, filepath.Join(simDir, first))
+	gone := d.Clone()
+	gone.Delete(path)
+	gone.Delete(filepath.Join(simDir, first))
 	report, err = verify(gone, simDir, nil)
 	if err != nil || report.Sound() {
 		t.Errorf("Verify without a writer that a start names = %+v, %v; want it found", report, err)

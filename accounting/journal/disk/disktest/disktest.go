@@ -1,4 +1,6 @@
-package journal
+// Package disktest simulates a disk: one that forgets, when the machine
+// crashes, what was not synced, and that fails when it is told to.
+package disktest
 
 import (
 	"bytes"
@@ -10,24 +12,27 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
+
+	"airgate/accounting/journal/disk"
 )
 
+// What a change can end in.
 var (
-	errCrashed = errors.New("the machine is off")
-	errFault   = errors.New("injected fault")
+	ErrCrashed = errors.New("the machine is off")
+	ErrFault   = errors.New("injected fault")
 )
 
-// simDisk is a disk in memory that forgets, when the machine crashes, what was
+// Disk is a disk in memory that forgets, when the machine crashes, what was
 // not synced: contents until the file's Sync, names until their directory's.
-type simDisk struct {
+type Disk struct {
 	mu    sync.Mutex
 	rng   *rand.Rand
 	names map[string]*simFile // :: path → file; nil = a directory
 	last  []change            // changes of names, oldest first, not yet synced
 	safe  map[string]*simFile // names as they are on the platter
 	locks map[string]bool
+	held  map[string]chan struct{}         // :: kind of change → closed once it may go on
 	ops   int                              // changes so far
 	off   int                              // the machine crashes at this one; 0 = never
 	fault func(op, path string) error      // what goes wrong instead; may be nil
@@ -43,7 +48,7 @@ type change struct {
 // simFile is a file: bytes as programs see them, as they are on the platter,
 // and the writes in between. A failed Sync drops the latter, as Linux does.
 type simFile struct {
-	disk  *simDisk
+	disk  *Disk
 	path  string
 	data  []byte
 	safe  []byte
@@ -55,17 +60,89 @@ type write struct {
 	data []byte // nil = truncated to at
 }
 
-func newSimDisk(seed uint64) *simDisk {
-	return &simDisk{
-		rng: rand.New(rand.NewPCG(seed, 1)), names: map[string]*simFile{}, safe: map[string]*simFile{}, locks: map[string]bool{},
+// New returns an empty disk; the seed decides what a crash leaves.
+func New(seed uint64) *Disk {
+	return &Disk{
+		rng: rand.New(rand.NewPCG(seed, 1)), names: map[string]*simFile{}, safe: map[string]*simFile{}, locks: map[string]bool{}, held: map[string]chan struct{}{},
 		trace: func(string, ...any) {},
 	}
 }
 
+// Off lets the machine crash at its nth change from here on; 0 = never.
+func (d *Disk) Off(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.off = n
+	if n > 0 {
+		d.off += d.ops
+	}
+}
+
+// Fail asks f of each change what goes wrong instead: ErrFault, another error,
+// or nil. f may be nil. It runs under the disk's lock.
+func (d *Disk) Fail(f func(op, path string) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault = f
+}
+
+// FailNext fails the next n changes of the kind op.
+func (d *Disk) FailNext(n int, op string) {
+	d.Fail(func(o, _ string) error {
+		if n > 0 && o == op {
+			n--
+			return ErrFault
+		}
+		return nil
+	})
+}
+
+// Hold lets changes of the kind op wait until release is called.
+func (d *Disk) Hold(op string) (release func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	held := make(chan struct{})
+	d.held[op] = held
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.held, op)
+		close(held)
+	}
+}
+
+// Trace tells f of each change.
+func (d *Disk) Trace(f func(format string, args ...any)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.trace = f
+}
+
+// Files is every file's contents as programs see them. :: path → bytes
+func (d *Disk) Files() map[string][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make(map[string][]byte)
+	for path, f := range d.names {
+		if f != nil {
+			all[path] = bytes.Clone(f.data)
+		}
+	}
+	return all
+}
+
+// Delete removes a file for good.
+func (d *Disk) Delete(path string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.names, path)
+	delete(d.safe, path)
+}
+
 // step counts one change and says what becomes of it.
-func (d *simDisk) step(op, path string) error {
+func (d *Disk) step(op, path string) error {
 	if d.off > 0 && d.ops >= d.off {
-		return errCrashed
+		return ErrCrashed
 	}
 	d.ops++
 	if d.fault != nil {
@@ -74,11 +151,11 @@ func (d *simDisk) step(op, path string) error {
 	return nil
 }
 
-// crash is what the machine finds as it starts again.
-func (d *simDisk) crash() *simDisk {
+// Crash is what the machine finds as it starts again.
+func (d *Disk) Crash() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	next := newSimDisk(d.rng.Uint64())
+	next := New(d.rng.Uint64())
 	names := maps.Clone(d.safe)
 	for _, c := range d.last[:d.rng.IntN(len(d.last)+1)] {
 		c.apply(names)
@@ -116,8 +193,8 @@ func (d *simDisk) crash() *simDisk {
 	return next
 }
 
-// kill is what the next process finds after a kill -9: all that was written.
-func (d *simDisk) kill() *simDisk {
+// Kill is what the next process finds after a kill -9: all that was written.
+func (d *Disk) Kill() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.locks = map[string]bool{}
@@ -144,9 +221,14 @@ func apply(data []byte, w write) []byte {
 	return data
 }
 
-func (d *simDisk) do(op, path string, f func() error) error {
+func (d *Disk) do(op, path string, f func() error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if held := d.held[op]; held != nil {
+		d.mu.Unlock()
+		<-held
+		d.mu.Lock()
+	}
 	err := d.step(op, path)
 	if err == nil {
 		err = f()
@@ -155,12 +237,12 @@ func (d *simDisk) do(op, path string, f func() error) error {
 	return err
 }
 
-func (d *simDisk) change(c change) {
+func (d *Disk) change(c change) {
 	c.apply(d.names)
 	d.last = append(d.last, c)
 }
 
-func (d *simDisk) Mkdir(name string) error {
+func (d *Disk) Mkdir(name string) error {
 	return d.do("mkdir", name, func() error {
 		if _, ok := d.names[name]; !ok {
 			d.change(change{path: name})
@@ -169,7 +251,7 @@ func (d *simDisk) Mkdir(name string) error {
 	})
 }
 
-func (d *simDisk) Open(name string) (file, error) {
+func (d *Disk) Open(name string) (disk.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := d.names[name]
@@ -179,7 +261,7 @@ func (d *simDisk) Open(name string) (file, error) {
 	return f, nil
 }
 
-func (d *simDisk) Create(name string) (file, error) {
+func (d *Disk) Create(name string) (disk.File, error) {
 	var f *simFile
 	err := d.do("create", name, func() error {
 		if _, ok := d.names[name]; ok {
@@ -192,7 +274,7 @@ func (d *simDisk) Create(name string) (file, error) {
 	return f, err
 }
 
-func (d *simDisk) Rename(from, to string) error {
+func (d *Disk) Rename(from, to string) error {
 	return d.do("rename", to, func() error {
 		f, ok := d.names[from]
 		if !ok {
@@ -205,14 +287,14 @@ func (d *simDisk) Rename(from, to string) error {
 	})
 }
 
-func (d *simDisk) Remove(name string) error {
+func (d *Disk) Remove(name string) error {
 	return d.do("remove", name, func() error {
 		d.change(change{path: name, gone: true})
 		return nil
 	})
 }
 
-func (d *simDisk) List(dir string) ([]string, error) {
+func (d *Disk) List(dir string) ([]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var all []string
@@ -225,7 +307,7 @@ func (d *simDisk) List(dir string) ([]string, error) {
 	return all, nil
 }
 
-func (d *simDisk) SyncDir(dir string) error {
+func (d *Disk) SyncDir(dir string) error {
 	return d.do("sync directory", dir, func() error {
 		d.last = slices.DeleteFunc(d.last, func(c change) bool {
 			if filepath.Dir(c.path) != dir {
@@ -239,15 +321,15 @@ func (d *simDisk) SyncDir(dir string) error {
 }
 
 type simLock struct {
-	disk *simDisk
+	disk *Disk
 	dir  string
 }
 
-func (d *simDisk) Lock(dir string) (io.Closer, error) {
+func (d *Disk) Lock(dir string) (io.Closer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.locks[dir] {
-		return nil, errLocked
+		return nil, disk.ErrLocked
 	}
 	d.locks[dir] = true
 	return simLock{d, dir}, nil
@@ -279,7 +361,7 @@ func (f *simFile) WriteAt(p []byte, off int64) (n int, err error) {
 		f.put(write{off, bytes.Clone(p)})
 		return nil
 	})
-	if errors.Is(err, errFault) { // a short write
+	if errors.Is(err, ErrFault) { // a short write
 		f.disk.mu.Lock()
 		defer f.disk.mu.Unlock()
 		n = f.disk.rng.IntN(len(p))
@@ -310,7 +392,7 @@ func (f *simFile) Sync() error {
 		f.dirty = nil
 		return nil
 	})
-	if errors.Is(err, errFault) {
+	if errors.Is(err, ErrFault) {
 		f.disk.mu.Lock()
 		defer f.disk.mu.Unlock()
 		f.dirty = nil // the pages are clean now, and nowhere
@@ -326,41 +408,19 @@ func (f *simFile) Size() (int64, error) {
 
 func (f *simFile) Close() error { return nil }
 
-// segmentsOf is the contents of a writer's segments. :: path → bytes
-func (d *simDisk) segmentsOf(writer string) map[string][]byte {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	all := map[string][]byte{}
-	for path, f := range d.names {
-		if f != nil && strings.HasSuffix(path, suffix) && filepath.Base(filepath.Dir(path)) == writer {
-			all[path] = bytes.Clone(f.data)
-		}
-	}
-	return all
-}
-
-// onlySegment is the one segment of a writer that has one.
-func (d *simDisk) onlySegment(writer string) (path string, data []byte) {
-	all := d.segmentsOf(writer)
-	for path := range all {
-		return path, all[path]
-	}
-	panic("no segment")
-}
-
-// set replaces a file's contents.
-func (d *simDisk) set(path string, data []byte) {
+// Set replaces a file's contents.
+func (d *Disk) Set(path string, data []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := &simFile{disk: d, path: path, data: bytes.Clone(data), safe: bytes.Clone(data)}
 	d.names[path], d.safe[path] = f, f
 }
 
-// clone is a disk with the same files, all durable, nothing locked.
-func (d *simDisk) clone() *simDisk {
+// Clone is a disk with the same files, all durable, nothing locked.
+func (d *Disk) Clone() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	next := newSimDisk(d.rng.Uint64())
+	next := New(d.rng.Uint64())
 	for path, f := range d.names {
 		if f != nil {
 			f = &simFile{disk: next, path: path, data: bytes.Clone(f.data), safe: bytes.Clone(f.data)}
@@ -369,3 +429,9 @@ func (d *simDisk) clone() *simDisk {
 	}
 	return next
 }
+
+// room is what a simulated disk has free, and its size.
+const room = 1 << 40
+
+// Space implements disk.Disk: there is room.
+func (d *Disk) Space(string) (free, size int64, err error) { return room / 2, room, nil }

@@ -1,0 +1,34 @@
+//go:build failpoint
+
+package failpoint
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+)
+
+//nolint:gochecknoglobals // one process, one death
+var (
+	target, after = parse(os.Getenv("AIRGATE_FAILPOINT"))
+	hits          atomic.Int64
+)
+
+func parse(text string) (name string, n int64) {
+	name, count, _ := strings.Cut(text, ":")
+	n, err := strconv.ParseInt(count, 10, 64)
+	if err != nil {
+		n = 1
+	}
+	return name, n
+}
+
+// Hit kills the process if this is the place and the time.
+func Hit(name string) {
+	if target != "" && name == target && hits.Add(1) == after {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // it is on its way
+	}
+}

@@ -1,0 +1,141 @@
+// Package disk is the file system as the journal uses it: what must be made to
+// last is made so explicitly, by Sync for a file's bytes and by SyncDir for
+// names. OS is the machine's; disktest simulates one that loses what was not
+// made to last, and that fails.
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+)
+
+// Disk is a file system.
+type Disk interface {
+	Mkdir(name string) error
+	Open(name string) (File, error)   // for reading and writing
+	Create(name string) (File, error) // must not exist
+	Rename(from, to string) error
+	Remove(name string) error
+	List(dir string) ([]string, error) // names, sorted
+	SyncDir(dir string) error          // makes creations and renames last
+	// Lock holds a directory until the closer is closed or the process ends,
+	// however it ends. ErrLocked means that another has it.
+	Lock(dir string) (io.Closer, error)
+	// Space is how many bytes of the file system that has dir are left for us,
+	// and how many it has.
+	Space(dir string) (free, size int64, err error)
+}
+
+// File is one file.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Size() (int64, error)
+	Truncate(size int64) error
+	Sync() error
+}
+
+// ErrLocked means that another process has the lock.
+var ErrLocked = errors.New("locked by another process")
+
+// OS is the operating system's.
+type OS struct{}
+
+type osFile struct{ *os.File }
+
+func (f osFile) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+func (f osFile) Sync() error { return fdatasync(f.File) }
+
+// Mkdir implements Disk.
+func (OS) Mkdir(name string) error { return os.MkdirAll(name, 0o700) }
+
+// Open implements Disk.
+func (OS) Open(name string) (File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0) //nolint:gosec // below the configured directory
+	if errors.Is(err, os.ErrPermission) {     // a reader need not be able to write
+		f, err = os.Open(name) //nolint:gosec // below the configured directory
+	}
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+// Create implements Disk.
+func (OS) Create(name string) (File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // below the configured directory
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+// Rename implements Disk.
+func (OS) Rename(from, to string) error { return os.Rename(from, to) }
+
+// Remove implements Disk.
+func (OS) Remove(name string) error { return os.Remove(name) }
+
+// List implements Disk.
+func (OS) List(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+// SyncDir implements Disk.
+func (OS) SyncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the configured directory
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Lock implements Disk.
+func (OS) Lock(dir string) (io.Closer, error) {
+	d, err := os.Open(dir) //nolint:gosec // the configured directory
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err == nil {
+		return d, nil
+	}
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), d.Close())
+}
+
+// Space implements Disk.
+func (OS) Space(dir string) (free, size int64, err error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		return 0, 0, fmt.Errorf("space of %s: %w", dir, err)
+	}
+	unit := int64(fs.Bsize)
+	return int64(fs.Bavail) * unit, int64(fs.Blocks) * unit, nil
+}
