@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"airgate/envoy/envoytest"
 )
 
 // job is one call of sdk/*/scenarios, and what must come of it.
@@ -55,7 +57,7 @@ budgets:
 // The official SDKs work unchanged with a virtual key, raise the exception
 // their users expect, and do not repeat what must not be repeated.
 func TestSDKs(t *testing.T) {
-	needEnvoy(t)
+	envoytest.Binary(t) // before SDKs are looked for
 	for name, run := range map[string]func(t *testing.T) *exec.Cmd{"python": pythonSDK, "node": nodeSDK} {
 		t.Run(name, func(t *testing.T) {
 			cmd := run(t)

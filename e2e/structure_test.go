@@ -27,6 +27,7 @@ var ranks = []string{
 	"cmd/airgate",
 	"cmd/airgate/admin",
 	"cmd/airgate/provider",
+	"envoy", // no package: where envoytest stands
 	"envoy/extproc",
 	"envoy/accesslog",
 	"envoy/xds",

@@ -21,13 +21,11 @@ import (
 	"time"
 
 	"airgate/cmd/airgate/provider"
+	"airgate/envoy/envoytest"
 )
 
-// binaries of this run, found or built once by TestMain.
-var (
-	airgateBinary string
-	envoyBinary   string
-)
+// airgateBinary is built once by TestMain.
+var airgateBinary string
 
 func TestMain(m *testing.M) {
 	os.Exit(testMain(m))
@@ -50,36 +48,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "build airgate:", err)
 		return 1
 	}
-	envoyBinary = findEnvoy()
 	return m.Run()
-}
-
-func findEnvoy() string {
-	if p := os.Getenv("AIRGATE_ENVOY"); p != "" {
-		return p
-	}
-	if p, err := filepath.Abs("../.tools/bin/envoy"); err == nil {
-		if _, err := os.Stat(p); err == nil {
-			return p
-		}
-	}
-	p, err := exec.LookPath("envoy")
-	if err != nil {
-		return ""
-	}
-	return p
-}
-
-// needEnvoy skips a test on a machine without Envoy; in CI that is a failure.
-func needEnvoy(t *testing.T) {
-	t.Helper()
-	if envoyBinary != "" {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("no Envoy: make tools unpacks one")
-	}
-	t.Skip("no Envoy on this machine: make tools unpacks one")
 }
 
 // world is one airgate with its Envoy and its provider, each on addresses of
@@ -124,8 +93,8 @@ budgets:
 
 func newWorld(t testing.TB, o worldOptions) *world {
 	t.Helper()
-	if tt, ok := t.(*testing.T); ok {
-		needEnvoy(tt)
+	if !o.noEnvoy {
+		envoytest.Binary(t) // before anything is started
 	}
 	dir, err := os.MkdirTemp("", "ag") //nolint:usetesting // short: a Unix socket's path has 107 bytes
 	if err != nil {
@@ -259,7 +228,7 @@ func (w *world) startEnvoy(edit func([]byte) []byte) {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		w.t.Fatal(err)
 	}
-	w.envoy = w.start(envoyBinary, "--config-path", path, "--disable-hot-restart", "--log-level", "warning", "--concurrency", "2")
+	w.envoy = w.start(envoytest.Binary(w.t), "--config-path", path, "--disable-hot-restart", "--log-level", "warning", "--concurrency", "2")
 	w.waitFor("Envoy to listen", w.envoy, func() bool {
 		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", w.listenPort), 100*time.Millisecond)
 		if err != nil {

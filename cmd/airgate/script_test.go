@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"airgate/envoy/envoytest"
 )
 
 func TestMain(m *testing.M) {
@@ -29,6 +31,7 @@ func TestMain(m *testing.M) {
 // the addresses $ADMIN, $OPS, $LISTEN and $OTHER, and, where it is found, a
 // real Envoy as $ENVOY.
 func TestScript(t *testing.T) {
+	envoy, err := envoytest.Find()
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
 		RequireExplicitExec: true,
@@ -38,10 +41,7 @@ func TestScript(t *testing.T) {
 			if condition != "envoy" {
 				return false, fmt.Errorf("unknown condition %q", condition)
 			}
-			if realEnvoy() == "" && os.Getenv("CI") == "true" {
-				return false, errors.New("no Envoy: make tools unpacks one")
-			}
-			return realEnvoy() != "", nil
+			return envoy != "", err
 		},
 		Setup: func(e *testscript.Env) error {
 			tmp, err := os.MkdirTemp("", "ag") //nolint:usetesting // short: a Unix socket's path has 107 bytes
@@ -50,7 +50,7 @@ func TestScript(t *testing.T) {
 			}
 			e.Defer(func() { _ = os.RemoveAll(tmp) })
 			e.Setenv("TMPDIR", tmp)
-			e.Setenv("ENVOY", realEnvoy())
+			e.Setenv("ENVOY", envoy)
 			e.Setenv("AIRGATE_ENVOY", "fakeenvoy")
 			for _, name := range []string{"ADMIN", "OPS", "LISTEN", "OTHER"} {
 				addr, err := freeAddress()
@@ -62,18 +62,6 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 	})
-}
-
-// realEnvoy is the path of an Envoy, or "".
-func realEnvoy() string {
-	for _, candidate := range []string{os.Getenv("AIRGATE_ENVOY"), filepath.Join("..", "..", ".tools", "bin", "envoy"), "envoy"} {
-		if path, err := exec.LookPath(candidate); candidate != "" && err == nil {
-			if path, err = filepath.Abs(path); err == nil {
-				return path
-			}
-		}
-	}
-	return ""
 }
 
 func freeAddress() (string, error) {

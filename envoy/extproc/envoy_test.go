@@ -19,31 +19,12 @@ import (
 	"testing"
 	"time"
 
+	"airgate/envoy/envoytest"
 	"airgate/envoy/extproc"
 	"airgate/envoy/xds"
 	"airgate/policy/config"
 	"airgate/processor"
 )
-
-// envoyBinary is $AIRGATE_ENVOY, else the one that `make tools` put in the
-// repository, else the PATH's.
-func envoyBinary(t *testing.T) string {
-	t.Helper()
-	tools, err := filepath.Abs("../../.tools/bin/envoy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{os.Getenv("AIRGATE_ENVOY"), tools, "envoy"} {
-		if found, err := exec.LookPath(name); err == nil {
-			return found
-		}
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("no Envoy: run make tools")
-	}
-	t.Skip("no Envoy: run make tools")
-	return ""
-}
 
 // events is an answer of n server-sent events, one flush each; the provider
 // notes how many it got rid of.
@@ -95,7 +76,7 @@ func (p *provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // TestRealEnvoy plays the scripts against the Envoy that this server is for:
 // what encode says is what Envoy understands.
 func TestRealEnvoy(t *testing.T) {
-	binary := envoyBinary(t)
+	binary := envoytest.Binary(t)
 	p := &provider{seen: make(chan *http.Request, 1), bodies: make(chan string, 1), cancelled: make(chan int, 1)}
 	upstream := httptest.NewServer(p)
 	t.Cleanup(upstream.Close)

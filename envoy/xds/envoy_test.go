@@ -29,28 +29,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"airgate/envoy/envoytest"
 	"airgate/policy/config"
 )
-
-// envoyBinary is the Envoy to test with: $AIRGATE_ENVOY, else the one that
-// `make tools` put in the repository, else the PATH's.
-func envoyBinary(t *testing.T) string {
-	t.Helper()
-	tools, err := filepath.Abs("../../.tools/bin/envoy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{os.Getenv("AIRGATE_ENVOY"), tools, "envoy"} {
-		if found, err := exec.LookPath(name); err == nil {
-			return found
-		}
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("no Envoy: run make tools")
-	}
-	t.Skip("no Envoy: run make tools")
-	return ""
-}
 
 // grounded puts a configuration on this machine: credentials and authorities
 // become files that exist, because Envoy reads them even to validate.
@@ -95,7 +76,7 @@ func testAuthority(t *testing.T) string {
 // TestEnvoyAcceptsEveryConfig asks a real Envoy about the bootstrap of every
 // example. A deprecated field is an error: the next Envoy will not know it.
 func TestEnvoyAcceptsEveryConfig(t *testing.T) {
-	binary := envoyBinary(t)
+	binary := envoytest.Binary(t)
 	cases := snapshots(t)
 	var examples []string
 	for _, pattern := range []string{"good/*.yaml", "design/short.yaml"} {
@@ -360,7 +341,7 @@ func call(t *testing.T, method, url string, headers map[string]string, body []by
 // startEnvoy runs Envoy until the test ends and returns where callers connect.
 func startEnvoy(t *testing.T, o Options) string {
 	t.Helper()
-	binary := envoyBinary(t)
+	binary := envoytest.Binary(t)
 	file := filepath.Join(t.TempDir(), "bootstrap.json")
 	if err := os.WriteFile(file, mustJSON(t, mustBuild(t, o)), 0o600); err != nil {
 		t.Fatal(err)
