@@ -20,10 +20,11 @@ const (
 // accountSet is the accounts of one identity. It outlives the tables that use
 // it, so that a reload keeps what was used.
 type accountSet struct {
-	id     identity
-	window WindowKind
-	zone   *time.Location
-	only   *account // where the limit is not split
+	id      identity
+	window  WindowKind
+	zone    *time.Location
+	only    *account // where the limit is not split
+	dropped *dropped
 
 	mu       sync.RWMutex
 	max      int                 // accounts; 0 = as many as there are
@@ -32,8 +33,8 @@ type accountSet struct {
 	swept    int64               // when accounts were last looked through
 }
 
-func newAccountSet(g *group) *accountSet {
-	set := &accountSet{id: g.id, window: g.window, zone: g.zone, max: g.max}
+func newAccountSet(g *group, d *dropped) *accountSet {
+	set := &accountSet{id: g.id, window: g.window, zone: g.zone, max: g.max, dropped: d}
 	if len(g.id.each) == 0 {
 		set.only = &account{set: set, text: g.id.account(nil, false)}
 	} else {
@@ -105,6 +106,7 @@ func (set *accountSet) sweepLocked(now int64) {
 		if a.idleLocked(now) {
 			a.dead = true
 			delete(set.accounts, key)
+			set.dropped.add(a.windows...)
 		}
 		a.mu.Unlock()
 	}
@@ -143,11 +145,10 @@ type account struct {
 	windows []*window // in the order they were opened
 }
 
-// idleLocked reports whether nobody asks for the account any more. Calls that
-// hold a part of its windows still settle.
+// idleLocked reports whether nobody asks for the account any more.
 func (a *account) idleLocked(now int64) bool {
 	for _, w := range a.windows {
-		if w.end > now-int64(idleAfter) {
+		if w.held > 0 || w.end > now-int64(idleAfter) {
 			return false
 		}
 	}
@@ -202,6 +203,32 @@ func (w *window) settle(held, cost int64) {
 	w.granted = max(w.granted, w.spent+w.held)
 }
 
+// dropped is the windows that have been dropped with spending in them that the
+// store has not heard of. They are reported before any window is opened: the
+// clock may be set back, and one of them be opened again.
+type dropped struct {
+	mu      sync.Mutex
+	windows []*window
+}
+
+func (d *dropped) add(ws ...*window) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range ws {
+		if w.spent > w.reported {
+			d.windows = append(d.windows, w)
+		}
+	}
+}
+
+func (d *dropped) take() []*window {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ws := d.windows
+	d.windows = nil
+	return ws
+}
+
 // windowLocked returns the window that now is in, or nil.
 func (a *account) windowLocked(now int64) *window {
 	for _, w := range slices.Backward(a.windows) {
@@ -226,8 +253,10 @@ func (a *account) openWindow(s *Subject, now int64) (w *window, fresh bool) {
 	}
 	kept := a.windows[:0]
 	for _, w := range a.windows {
-		if w.expire.IsZero() || now < w.expire.UnixNano() {
+		if w.held > 0 || w.expire.IsZero() || now < w.expire.UnixNano() {
 			kept = append(kept, w)
+		} else {
+			a.set.dropped.add(w)
 		}
 	}
 	clear(a.windows[len(kept):])

@@ -20,7 +20,7 @@ func TestDeadAccount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		set := newAccountSet(l.group())
+		set := newAccountSet(l.group(), new(dropped))
 		a := set.account(s, now)
 		set.sweepLocked(now)
 		if again := set.account(s, now); again == a {
@@ -63,7 +63,7 @@ func TestSweep(t *testing.T) {
 		"less after its window":        {&account{windows: []*window{{end: now}}}, after(time.Hour) - 1, false},
 		"one window ended, one not":    {&account{windows: []*window{{end: after(24 * time.Hour)}, {end: now}}}, after(time.Hour), false},
 		"a window that never ends":     {&account{windows: []*window{newWindow("usd|total", Window{ID: "total"})}}, after(1e6 * time.Hour), false},
-		"a call of an old window runs": {&account{windows: []*window{{end: now, held: 1}}}, after(time.Hour), true},
+		"a call of an old window runs": {&account{windows: []*window{{end: now, held: 1}}}, after(time.Hour), false},
 	} {
 		if got := c.account.idleLocked(c.now); got != c.want {
 			t.Errorf("%s: idle = %v, want %v", name, got, c.want)

@@ -20,9 +20,10 @@ import (
 // for concurrent use.
 type Balances struct {
 	mu      sync.Mutex
-	latest  time.Time                // of the records applied
+	clock   passage                  // by the times of the records
 	spent   map[string]money.NanoUSD // :: account-window → settled and adjusted
 	open    map[string]OpenIntent    // :: request id → intent without settlement
+	leads   map[string]int64         // :: window kind, zone and window → greatest passage.lead of its uses
 	ignored uint64
 }
 
@@ -37,7 +38,7 @@ type OpenIntent struct {
 
 // NewBalances returns the Balances of no records.
 func NewBalances() *Balances {
-	return &Balances{spent: make(map[string]money.NanoUSD), open: make(map[string]OpenIntent)}
+	return &Balances{spent: make(map[string]money.NanoUSD), open: make(map[string]OpenIntent), leads: make(map[string]int64)}
 }
 
 // Apply adds one record. An intent opens; its settlement books the cost on the
@@ -47,10 +48,13 @@ func NewBalances() *Balances {
 func (b *Balances) Apply(r *record.Record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.latest = r.Time // not the latest ever seen: a clock that was ahead once must not count for ever
+	at := r.Time.UnixNano()
+	b.clock.see(at)
 	switch r.Type {
 	case record.Intent:
-		b.open[r.RequestID] = OpenIntent{RequestID: r.RequestID, Time: r.Time, Accounts: moneyAccounts(r.Limits), Reserved: r.Reserved}
+		accounts := moneyAccounts(r.Limits)
+		b.open[r.RequestID] = OpenIntent{RequestID: r.RequestID, Time: r.Time, Accounts: accounts, Reserved: r.Reserved}
+		b.use(accounts, at)
 	case record.Settle:
 		in, ok := b.open[r.RequestID]
 		if !ok {
@@ -64,8 +68,20 @@ func (b *Balances) Apply(r *record.Record) {
 		if len(accounts) == 0 {
 			b.ignored++
 		}
+		b.use(accounts, at)
 		b.book(accounts, r.Cost)
 	case record.Deny, record.Admin, record.Start:
+	}
+}
+
+// use notes that windows were in use at an instant.
+func (b *Balances) use(accounts []string, at int64) {
+	lead := b.clock.lead(at)
+	for _, a := range accounts {
+		tail := tailOf(a)
+		if before, ok := b.leads[tail]; !ok || lead > before {
+			b.leads[tail] = lead
+		}
 	}
 }
 
@@ -119,7 +135,8 @@ func (b *Balances) Open() []OpenIntent {
 }
 
 // Spent returns what was spent on an account in a window, as in quota.Key.
-// Windows are forgotten a week after their end.
+// Windows are forgotten a week after their end, once the records have shown
+// that so much time has passed: not because the clock was set.
 func (b *Balances) Spent(account, window string) money.NanoUSD {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,23 +166,25 @@ func (b *Balances) charged() map[string]money.NanoUSD {
 
 // checkpointVersion is the first byte of a checkpoint.
 //
-//	version u8 | latest | ignored | n, n × (account, spent) | n, n × (request id, time, reserved, m, m × account)
+//	version u8 | latest, passed | ignored | n, n × (account, spent) | n, n × (request id, time, reserved, m, m × account) | n, n × (window, lead)
 //
 // Numbers are varints, times Unix nanoseconds, texts a length and their bytes.
-// Accounts and request ids are in order: equal balances have equal checkpoints.
-const checkpointVersion = 1
+// Accounts, request ids and windows are in order: equal balances have equal
+// checkpoints. Version 1 had neither passed nor leads.
+const checkpointVersion = 2
 
 // noTime stands for the zero time, whose Unix nanoseconds are undefined.
 const noTime = -1 << 63
 
 // AppendCheckpoint appends the balances, without the windows that ended more
-// than a week before the latest record and have no open intent.
+// than a week ago and have no open intent.
 func (b *Balances) AppendCheckpoint(dst []byte) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.forgetLocked()
 	dst = append(dst, checkpointVersion)
-	dst = appendTime(dst, b.latest)
+	dst = binary.AppendVarint(dst, b.clock.latest)
+	dst = binary.AppendVarint(dst, b.clock.passed)
 	dst = binary.AppendUvarint(dst, b.ignored)
 	dst = binary.AppendUvarint(dst, uint64(len(b.spent)))
 	for _, a := range slices.Sorted(maps.Keys(b.spent)) {
@@ -183,40 +202,46 @@ func (b *Balances) AppendCheckpoint(dst []byte) []byte {
 			dst = appendText(dst, a)
 		}
 	}
+	dst = binary.AppendUvarint(dst, uint64(len(b.leads)))
+	for _, tail := range slices.Sorted(maps.Keys(b.leads)) {
+		dst = appendText(dst, tail)
+		dst = binary.AppendVarint(dst, b.leads[tail])
+	}
 	return dst
 }
 
 func (b *Balances) forgetLocked() {
-	needed := make(map[string]bool)
+	needed := make(map[string]bool) // :: window → an open intent has it
 	for _, in := range b.open {
 		for _, a := range in.Accounts {
-			needed[a] = true
+			needed[tailOf(a)] = true
 		}
 	}
-	old := make(map[string]bool) // :: window kind, zone and window → to be forgotten
-	for a := range b.spent {
-		tail := tailOf(a)
-		forget, known := old[tail]
-		if !known {
-			// A text that cannot be read is kept: Restore complains about it.
-			w, err := parseTail(tail)
-			forget = err == nil && !w.End.IsZero() && b.latest.After(w.End.Add(grace))
-			old[tail] = forget
-		}
-		if forget && !needed[a] {
-			delete(b.spent, a)
+	over := make(map[string]bool) // :: window
+	for tail, lead := range b.leads {
+		// A text that cannot be read is kept: Restore complains about it.
+		w, err := parseTail(tail)
+		if err == nil && !w.End.IsZero() && !needed[tail] && b.clock.over(w.End.UnixNano(), lead, grace) {
+			over[tail] = true
+			delete(b.leads, tail)
 		}
 	}
+	maps.DeleteFunc(b.spent, func(a string, _ money.NanoUSD) bool { return over[tailOf(a)] })
 }
 
 // RestoreCheckpoint replaces the balances by those of a checkpoint. On an
 // error they are unchanged.
 func (b *Balances) RestoreCheckpoint(p []byte) error {
 	r := checkpointReader{rest: p}
-	if v := r.byte(); v != checkpointVersion {
+	v := r.byte()
+	if v < 1 || v > checkpointVersion {
 		return fmt.Errorf("restore checkpoint: version %d is unknown: it was written by a newer airgate, or is damaged", v)
 	}
-	latest, ignored := r.time(), r.uvarint()
+	seen := passage{latest: r.varint()}
+	if v > 1 {
+		seen.passed = r.varint()
+	}
+	ignored := r.uvarint()
 	spent := make(map[string]money.NanoUSD)
 	for range r.count() {
 		a := r.text()
@@ -230,6 +255,13 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 		}
 		open[in.RequestID] = in
 	}
+	leads := make(map[string]int64)
+	if v > 1 {
+		for range r.count() {
+			tail := r.text()
+			leads[tail] = r.varint()
+		}
+	}
 	if r.err == nil && len(r.rest) > 0 {
 		r.err = errors.New("bytes follow the end")
 	}
@@ -238,7 +270,13 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.latest, b.ignored, b.spent, b.open = latest, ignored, spent, open
+	b.clock, b.ignored, b.spent, b.open, b.leads = seen, ignored, spent, open, leads
+	if v == 1 {
+		b.use(slices.Collect(maps.Keys(spent)), seen.latest)
+		for _, in := range open {
+			b.use(in.Accounts, seen.latest)
+		}
+	}
 	return nil
 }
 

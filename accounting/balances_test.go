@@ -2,6 +2,7 @@ package accounting_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"strconv"
 	"strings"
@@ -122,6 +123,30 @@ func TestBalances(t *testing.T) {
 	}
 }
 
+// spentOf lists what is known of the account-windows given as account and
+// window.
+func spentOf(b *accounting.Balances, of ...[2]string) string {
+	var s []string
+	for _, k := range of {
+		s = append(s, strconv.FormatInt(int64(b.Spent(k[0], k[1])), 10))
+	}
+	return strings.Join(s, " ")
+}
+
+// tick is a record that only shows that time passes.
+func tick(b *accounting.Balances, at time.Time) {
+	b.Apply(&record.Record{Type: record.Admin, Time: at})
+}
+
+// walk shows b that time passes from one instant to another, half an hour a
+// record.
+func walk(b *accounting.Balances, from, to time.Time) {
+	for t := from; t.Before(to); t = t.Add(30 * time.Minute) {
+		tick(b, t)
+	}
+	tick(b, to)
+}
+
 // TestCheckpointForgets windows a week after their end, but not those of open
 // intents nor the total.
 func TestCheckpointForgets(t *testing.T) {
@@ -130,24 +155,92 @@ func TestCheckpointForgets(t *testing.T) {
 		intent("b", noon, 1, "usd|day@UTC|2026-11-03"), settle("b", noon, 1),
 		intent("open", noon, 1, "usd|day@UTC|2026-11-03"),
 	)
-	spent := func() string {
-		var s []string
-		for _, k := range [][2]string{{"usd|day@Asia/Tokyo", "2026-11-03"}, {"usd|month@UTC", "2026-11"}, {"usd|total", "total"}, {"usd|day@UTC", "2026-11-03"}} {
-			s = append(s, strconv.FormatInt(int64(b.Spent(k[0], k[1])), 10))
-		}
-		return strings.Join(s, " ")
-	}
+	from := noon
 	for _, c := range []struct{ at, want string }{
 		{"2026-11-10T15:00:00Z", "1 1 1 1"}, // the day ended at 15:00 in Tokyo
 		{"2026-11-10T15:00:01Z", "0 1 1 1"},
 		{"2026-12-08T00:00:00Z", "0 1 1 1"},
 		{"2026-12-08T00:00:01Z", "0 0 1 1"},
 	} {
-		b.Apply(&record.Record{Type: record.Admin, Time: at(c.at)})
+		walk(b, from, at(c.at))
+		from = at(c.at)
 		b.AppendCheckpoint(nil)
-		if got := spent(); got != c.want {
+		if got := spentOf(b, [2]string{"usd|day@Asia/Tokyo", "2026-11-03"}, [2]string{"usd|month@UTC", "2026-11"}, [2]string{"usd|total", "total"}, [2]string{"usd|day@UTC", "2026-11-03"}); got != c.want {
 			t.Errorf("after a checkpoint at %s, spent = %s, want %s", c.at, got, c.want)
 		}
+	}
+}
+
+// TestClockJumpsForgetNothing: whatever the clock was set to and for how long,
+// money of a window that is live once it is right again is known.
+func TestClockJumpsForgetNothing(t *testing.T) {
+	spend := func(b *accounting.Balances, id string, at time.Time, accounts ...string) {
+		b.Apply(intent(id, at, 1, accounts...))
+		b.Apply(settle(id, at, 1))
+	}
+	const day, month = "usd|day@UTC|2026-11-03", "usd|month@UTC|2026-11"
+	for name, wrong := range map[string]func(b *accounting.Balances){
+		"a year ahead, once":          func(b *accounting.Balances) { tick(b, noon.AddDate(1, 0, 0)) },
+		"a year ahead, for five days": func(b *accounting.Balances) { walk(b, noon.AddDate(1, 0, 0), noon.AddDate(1, 0, 5)) },
+		"eight days ahead for seven":  func(b *accounting.Balances) { walk(b, noon.AddDate(0, 0, 8), noon.AddDate(0, 0, 15)) },
+		"a year behind":               func(b *accounting.Balances) { walk(b, noon.AddDate(-1, 0, 0), noon.AddDate(-1, 0, 9)) },
+		"ahead and back, many times": func(b *accounting.Balances) {
+			for i := range 10_000 {
+				tick(b, noon.AddDate(1, 0, 0).Add(time.Duration(i)))
+				tick(b, noon.Add(time.Duration(i)))
+			}
+		},
+		"ahead by ever more": func(b *accounting.Balances) {
+			for i := range 1000 {
+				tick(b, noon.Add(time.Duration(i)*25*time.Hour))
+			}
+		},
+		"used in the wrong window too": func(b *accounting.Balances) { spend(b, "x", noon.AddDate(1, 0, 0), "usd|month@UTC|2027-11") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := balances()
+			spend(b, "a", noon.Add(-time.Hour), day, month)
+			wrong(b)
+			b.AppendCheckpoint(nil)
+			tick(b, noon)
+			b.AppendCheckpoint(nil)
+			if got := spentOf(b, [2]string{"usd|day@UTC", "2026-11-03"}, [2]string{"usd|month@UTC", "2026-11"}); got != "1 1" {
+				t.Errorf("spent = %s, want 1 1", got)
+			}
+			// Half a year later all is forgotten but what lies ahead.
+			walk(b, noon, noon.AddDate(0, 6, 0))
+			b.AppendCheckpoint(nil)
+			want := money.NanoUSD(0)
+			if strings.HasPrefix(name, "used") {
+				want = 1
+			}
+			if got := spentOf(b, [2]string{"usd|day@UTC", "2026-11-03"}, [2]string{"usd|month@UTC", "2026-11"}); got != "0 0" || b.Spent("usd|month@UTC", "2027-11") != want {
+				t.Errorf("half a year later spent = %s and %v ahead, want 0 0 and %v", got, b.Spent("usd|month@UTC", "2027-11"), want)
+			}
+		})
+	}
+}
+
+// TestOlderCheckpoint: what airgate 0.1 wrote can be read, and is forgotten in
+// time.
+func TestOlderCheckpoint(t *testing.T) {
+	old := []byte{1}
+	old = binary.AppendVarint(old, noon.UnixNano())
+	old = append(old, 0, 1) // none ignored, one spent
+	old = append(binary.AppendUvarint(old, uint64(len("usd|day@UTC|2026-11-03"))), "usd|day@UTC|2026-11-03"...)
+	old = append(binary.AppendVarint(old, 7), 0) // none open
+	b := accounting.NewBalances()
+	if err := b.RestoreCheckpoint(old); err != nil {
+		t.Fatal(err)
+	}
+	b.AppendCheckpoint(nil)
+	if got := b.Spent("usd|day@UTC", "2026-11-03"); got != 7 {
+		t.Errorf("Spent = %v, want 7", got)
+	}
+	walk(b, noon, noon.AddDate(0, 0, 8))
+	b.AppendCheckpoint(nil)
+	if got := b.Spent("usd|day@UTC", "2026-11-03"); got != 0 {
+		t.Errorf("Spent a week later = %v, want 0", got)
 	}
 }
 

@@ -104,7 +104,7 @@ func TestAccountTextIsUnambiguous(t *testing.T) {
 	words := rapid.StringMatching(`[ab|,=:%*]{0,4}`)
 	l := Limit{Resource: USD, Window: Day, Each: []Dimension{Key, Purpose}}
 	id := l.identity()
-	set := newAccountSet(&group{id: id})
+	set := newAccountSet(&group{id: id}, new(dropped))
 	rapid.Check(t, func(t *rapid.T) {
 		a := &Subject{KeyID: words.Draw(t, "key"), Purpose: words.Draw(t, "purpose")}
 		b := &Subject{KeyID: words.Draw(t, "key"), Purpose: words.Draw(t, "purpose")}

@@ -49,6 +49,9 @@ type Ledger struct {
 	metrics *metrics
 	down    atomic.Bool // the last store call failed
 
+	reporting sync.Mutex // of dropped; taken before any account's lock
+	dropped   dropped
+
 	mu    sync.Mutex
 	sets  map[string]*accountSet // :: group.key → accounts
 	table *Table                 // the last one applied
@@ -103,7 +106,7 @@ func (l *Ledger) Apply(t *Table, now time.Time) error {
 		for _, g := range layer.groups {
 			set := l.sets[g.key]
 			if set == nil {
-				set = newAccountSet(g)
+				set = newAccountSet(g, &l.dropped)
 				l.sets[g.key] = set
 			}
 			g.set = set
@@ -227,9 +230,28 @@ func (l *Ledger) sync(a *account, w *window, t syncTerms, need, now int64) (gran
 	granted = max(0, st.Granted-s.Seen)
 	w.granted += granted
 	w.reported = s.Spent
+	if st.Seq > s.Seq {
+		// The window was dropped and is open again, since the clock was set back:
+		// the store took nothing of this call, and tells what was known.
+		w.seq, w.reported = st.Seq, st.Spent
+		w.spent += st.Spent
+	}
 	w.settled = st.Settled
-	w.others = max(0, st.Escrowed-(st.Granted-s.Spent))
+	w.others = max(0, st.Escrowed-(st.Granted-st.Spent))
 	return granted, nil
+}
+
+// reportDropped tells the store what was spent in windows that are no longer
+// here. One that it cannot be told of waits for the next time.
+func (l *Ledger) reportDropped(now int64) {
+	l.reporting.Lock()
+	defer l.reporting.Unlock()
+	for _, w := range l.dropped.take() {
+		// Nobody holds a part of it or finds it any more.
+		if _, err := l.sync(new(account), w, syncTerms{}, 0, now); err != nil {
+			l.dropped.add(w)
+		}
+	}
 }
 
 // Budget is one account of one budget, in its window.

@@ -599,6 +599,59 @@ func TestWindowOfAdmission(t *testing.T) {
 	}
 }
 
+// TestClockSetBack: what was spent in a window is known when the clock comes
+// back to it, however far it was away and whatever was dropped meanwhile.
+func TestClockSetBack(t *testing.T) {
+	for name, away := range map[string]time.Duration{
+		"into the last window": -24 * time.Hour, "a year behind": -365 * 24 * time.Hour,
+		"an hour ahead": time.Hour, "beyond the edge": 36 * time.Hour, "a year ahead": 365 * 24 * time.Hour, "ten years ahead": 3650 * 24 * time.Hour,
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLedger(t)
+			limits := []accounting.Limit{
+				{Name: "all", Resource: accounting.USD, Amount: cents(100), Window: accounting.Day},
+				{Name: "users", Resource: accounting.USD, Each: []accounting.Dimension{accounting.User}, Amount: cents(50), Window: accounting.Day},
+			}
+			table := apply(t, l, limits...)
+			spend := func(user string, n int64, now time.Time) {
+				t.Helper()
+				var h accounting.Hold
+				mustAdmit(t, l, &h, table, &accounting.Subject{User: user}, accounting.Need{USD: usd(20)}, now)
+				l.Settle(&h, usd(n), 0, now)
+			}
+			var flight accounting.Hold
+			mustAdmit(t, l, &flight, table, &accounting.Subject{User: "a"}, accounting.Need{USD: usd(5)}, noon)
+			spend("a", 10, noon)
+			spend("b", 15, noon)
+			// A reload drops the accounts whose time is over.
+			table = compile(t, limits...)
+			if err := l.Apply(table, noon.Add(away)); err != nil {
+				t.Fatal(err)
+			}
+			spend("c", 3, noon.Add(away))
+			spend("b", 1, noon.Add(time.Hour))
+			l.Settle(&flight, usd(4), 0, noon)
+			got := map[string]string{}
+			for _, b := range budgets(l, noon) {
+				got[b.Account] = b.Spent + " " + b.Reserved
+			}
+			want := map[string]string{
+				"usd|day@UTC|2026-11-03":             "0.30 0.00",
+				"usd|each=user:a|day@UTC|2026-11-03": "0.14 0.00",
+				"usd|each=user:b|day@UTC|2026-11-03": "0.16 0.00",
+			}
+			if away == time.Hour { // the same day: no account is idle
+				want["usd|day@UTC|2026-11-03"] = "0.33 0.00"
+			}
+			for account, figures := range want {
+				if got[account] != figures {
+					t.Errorf("%s has %q, want %q; all: %v", account, got[account], figures, got)
+				}
+			}
+		})
+	}
+}
+
 // TestWindowedLimits: tokens and requests can be counted in calendar windows.
 func TestWindowedLimits(t *testing.T) {
 	l := newLedger(t)

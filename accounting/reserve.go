@@ -234,6 +234,7 @@ func (l *Ledger) windowLocked(a *account, s *Subject, now int64) (*window, error
 	if !fresh {
 		return w, nil
 	}
+	l.reportDropped(now)
 	w.syncing.Lock()
 	defer w.syncing.Unlock()
 	_, err := l.sync(a, w, syncTerms{}, 0, now)

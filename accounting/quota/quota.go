@@ -42,17 +42,19 @@ type Sync struct {
 	Need     int64  // … but nothing if less than this is possible
 	Limit    int64
 	Version  uint64    // of the limit; the newest wins; 0 leaves the limit as it is
-	Now      time.Time // the caller's clock, for a store that has none of its own
-	Expire   time.Time // when the account-window may be forgotten; zero = never
+	Now      time.Time // the caller's clock
+	Expire   time.Time // by that clock, when the account-window may be forgotten; zero = never
 	Mode     Mode
 }
 
 // State is the store's answer.
 type State struct {
-	Granted  int64 // to this replica, cumulative
-	Settled  int64 // by all replicas
-	Escrowed int64 // granted to all replicas, neither spent nor returned
-	Limit    int64 // in force
+	Seq      uint64 // of this replica, the greatest; greater than that of the call = it knew the window before
+	Granted  int64  // to this replica, cumulative
+	Spent    int64  // by this replica, cumulative
+	Settled  int64  // by all replicas
+	Escrowed int64  // granted to all replicas, neither spent nor returned
+	Limit    int64  // in force
 	Version  uint64
 }
 
@@ -69,6 +71,9 @@ type Store interface {
 	//  4. what Returned and Spent grew by leaves escrow, the latter is settled;
 	//  5. only with a new Seq: Close gives back the whole escrow; Normal grants
 	//     min(Want, Limit − Settled − Escrowed) if that is positive and ≥ Need.
+	//
+	// A clock can be set: a store forgets an account-window when Expire has come
+	// and Expire − Now of each of its calls has passed since that call, too.
 	//
 	// The answer is cumulative, so a repeat of Seq is answered alike and a lost
 	// answer loses nothing. An error means that it is not known whether the

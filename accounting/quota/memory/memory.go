@@ -6,6 +6,7 @@ package memory
 import (
 	"context"
 	"hash/maphash"
+	"math"
 	"sync"
 	"time"
 
@@ -15,9 +16,10 @@ import (
 const shards = 64
 
 // Store is a quota.Store in memory. It allocates only for an account-window or
-// a replica it has not met. Account-windows are dropped once a call on a new
-// one arrives whose Now is not before their Expire.
+// a replica it has not met. Account-windows are dropped as a call on a new one
+// arrives.
 type Store struct {
+	began  time.Time // its own clock is what has passed since: nobody can set it
 	seed   maphash.Seed
 	shards [shards]shard
 }
@@ -35,7 +37,8 @@ type window struct {
 	version  uint64
 	settled  int64
 	escrowed int64
-	expire   time.Time
+	expire   time.Time           // by the callers' clock
+	keep     time.Duration       // by the store's own
 	replicas map[string]*replica // :: replica.incarnation → what it reported
 }
 
@@ -48,7 +51,7 @@ type replica struct {
 
 // New returns an empty Store.
 func New() *Store {
-	s := &Store{seed: maphash.MakeSeed()}
+	s := &Store{began: time.Now(), seed: maphash.MakeSeed()} //nolint:forbidigo // nobody else's clock will do: theirs can be set
 	for i := range s.shards {
 		s.shards[i].windows = make(map[quota.Key]*window)
 	}
@@ -61,8 +64,9 @@ func (s *Store) Sync(_ context.Context, c quota.Sync) (quota.State, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	w := sh.windows[c.Key]
+	passed := time.Since(s.began) //nolint:forbidigo // as in New
 	if w == nil {
-		sh.dropExpiredLocked(c.Now)
+		sh.dropExpiredLocked(c.Now, passed)
 		w = &window{replicas: make(map[string]*replica)}
 		sh.windows[c.Key] = w
 	}
@@ -73,9 +77,10 @@ func (s *Store) Sync(_ context.Context, c quota.Sync) (quota.State, error) {
 	}
 	if c.Seq >= r.seq {
 		w.sync(r, &c)
+		w.keep = max(w.keep, passed+min(c.Expire.Sub(c.Now), math.MaxInt64-passed))
 		sh.noteExpiryLocked(w.expire)
 	}
-	return quota.State{Granted: r.granted, Settled: w.settled, Escrowed: w.escrowed, Limit: w.limit, Version: w.version}, nil
+	return quota.State{Seq: r.seq, Granted: r.granted, Spent: r.spent, Settled: w.settled, Escrowed: w.escrowed, Limit: w.limit, Version: w.version}, nil
 }
 
 // sync does the steps of quota.Store.Sync on a call that is not stale.
@@ -115,13 +120,13 @@ func (w *window) sync(r *replica, c *quota.Sync) {
 	}
 }
 
-func (sh *shard) dropExpiredLocked(now time.Time) {
+func (sh *shard) dropExpiredLocked(now time.Time, passed time.Duration) {
 	if now.IsZero() || sh.expire.IsZero() || now.Before(sh.expire) {
 		return
 	}
 	sh.expire = time.Time{}
 	for k, w := range sh.windows {
-		if !w.expire.IsZero() && !now.Before(w.expire) {
+		if !w.expire.IsZero() && !now.Before(w.expire) && passed >= w.keep {
 			delete(sh.windows, k)
 			continue
 		}

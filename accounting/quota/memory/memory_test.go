@@ -3,6 +3,7 @@ package memory
 import (
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"airgate/accounting/quota"
@@ -20,34 +21,58 @@ func windows(s *Store) (n int) {
 	return n
 }
 
-// TestExpire fills every shard with windows of one day that may be forgotten
-// at noon of the next, then meets new ones before, at and after that.
-func TestExpire(t *testing.T) {
-	s := New()
-	noon := time.Date(2026, 11, 4, 12, 0, 0, 0, time.UTC)
-	fill := func(window string, now, expire time.Time) {
-		for i := range 2000 {
-			if _, err := s.Sync(t.Context(), quota.Sync{
-				Key: quota.Key{Account: strconv.Itoa(i), Window: window}, Replica: "a", Seq: 1, Want: 1, Limit: 1, Version: 1, Now: now, Expire: expire,
-			}); err != nil {
-				t.Fatal(err)
-			}
+// fill opens a window of each of 2,000 accounts: some in every shard.
+func fill(t *testing.T, s *Store, window string, now, expire time.Time) {
+	t.Helper()
+	for i := range 2000 {
+		if _, err := s.Sync(t.Context(), quota.Sync{
+			Key: quota.Key{Account: strconv.Itoa(i), Window: window}, Replica: "a", Seq: 1, Want: 1, Limit: 1, Version: 1, Now: now, Expire: expire,
+		}); err != nil {
+			t.Fatal(err)
 		}
 	}
-	fill("2026-11-03", noon.AddDate(0, 0, -1), noon)
-	fill("total", noon.AddDate(0, 0, -1), time.Time{})
-	fill("2026-11-04", noon.Add(-1), noon.AddDate(0, 0, 1))
-	if got, want := windows(s), 6000; got != want {
-		t.Errorf("windows before Expire = %d, want %d", got, want)
-	}
-	fill("2026-11-05", noon, noon.AddDate(0, 0, 2))
-	if got, want := windows(s), 6000; got != want {
-		t.Errorf("windows at Expire = %d, want %d: 2000 dropped, 2000 new", got, want)
-	}
-	fill("2027-11-05", noon.AddDate(1, 0, 0), noon.AddDate(1, 0, 2))
-	if got, want := windows(s), 4000; got != want {
-		t.Errorf("windows a year later = %d, want %d: total and the new ones", got, want)
-	}
+}
+
+// TestExpire: windows of one day that may be forgotten at noon of the next are
+// there before and gone at that time.
+func TestExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New()
+		noon := time.Now().AddDate(0, 0, 1)
+		fill(t, s, "yesterday", time.Now(), noon)
+		fill(t, s, "total", time.Now(), time.Time{})
+		time.Sleep(24*time.Hour - 1)
+		fill(t, s, "today", time.Now(), noon.AddDate(0, 0, 1))
+		if got, want := windows(s), 6000; got != want {
+			t.Errorf("windows before Expire = %d, want %d", got, want)
+		}
+		time.Sleep(1)
+		fill(t, s, "tomorrow", time.Now(), noon.AddDate(0, 0, 2))
+		if got, want := windows(s), 6000; got != want {
+			t.Errorf("windows at Expire = %d, want %d: 2000 dropped, 2000 new", got, want)
+		}
+		time.Sleep(365 * 24 * time.Hour)
+		fill(t, s, "next year", time.Now(), time.Now().AddDate(0, 0, 2))
+		if got, want := windows(s), 4000; got != want {
+			t.Errorf("windows a year later = %d, want %d: total and the new ones", got, want)
+		}
+	})
+}
+
+// TestClockJumps: a caller's clock that is wrong makes nothing be forgotten.
+func TestClockJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New()
+		now := time.Now()
+		fill(t, s, "today", now, now.AddDate(0, 0, 1))
+		fill(t, s, "next year", now.AddDate(1, 0, 0), now.AddDate(1, 0, 1)) // the clock is set …
+		time.Sleep(time.Hour)
+		fill(t, s, "later", now.AddDate(2, 0, 0), now.AddDate(2, 0, 1))
+		fill(t, s, "tomorrow", now, now.AddDate(0, 0, 2)) // … and right again
+		if got, want := windows(s), 8000; got != want {
+			t.Errorf("windows = %d, want %d: none is over", got, want)
+		}
+	})
 }
 
 func TestSyncAllocs(t *testing.T) {

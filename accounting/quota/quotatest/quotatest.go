@@ -24,6 +24,7 @@ func Run(t *testing.T, newStore func(t *testing.T) quota.Store) {
 	t.Run("model", func(t *testing.T) { equalsModel(t, newStore(t)) })
 	t.Run("faults", func(t *testing.T) { survivesFaults(t, newStore(t)) })
 	t.Run("order", func(t *testing.T) { ignoresOrder(t, newStore(t)) })
+	t.Run("again", func(t *testing.T) { tellsWhatItKnows(t, newStore(t)) })
 	t.Run("keys", func(t *testing.T) { keysAreApart(t, newStore(t)) })
 	t.Run("concurrent", func(t *testing.T) { concurrent(t, newStore(t)) })
 }
@@ -46,6 +47,12 @@ func send(t tester, st quota.Store, s quota.Sync) quota.State {
 		t.Fatalf("Sync(%+v) = error %v", s, err)
 	}
 	return got
+}
+
+// shared is an answer without what only tells a replica what it has said.
+func shared(s quota.State) quota.State {
+	s.Seq, s.Spent = 0, 0
+	return s
 }
 
 // scripts are calls and answers in order, on one key each.
@@ -126,7 +133,7 @@ func scripts(t *testing.T, st quota.Store) {
 		t.Run(name, func(t *testing.T) {
 			for i, s := range steps {
 				s.call.Key = quota.Key{Account: t.Name(), Window: "w"}
-				if got := send(t, st, s.call); got != s.want {
+				if got := shared(send(t, st, s.call)); got != s.want {
 					t.Fatalf("step %d (%s): Sync(%+v) = %+v, want %+v", i+1, s.why, s.call, got, s.want)
 				}
 			}
@@ -188,7 +195,7 @@ func (m *model) sync(s quota.Sync) quota.State {
 			r.granted += min(s.Want, room)
 		}
 	}
-	return quota.State{Granted: r.granted, Settled: m.settled(), Escrowed: m.escrowed(), Limit: m.limit, Version: m.version}
+	return quota.State{Seq: r.seq, Granted: r.granted, Spent: r.spent, Settled: m.settled(), Escrowed: m.escrowed(), Limit: m.limit, Version: m.version}
 }
 
 // equalsModel sends any calls at all, sensible or not.
@@ -345,6 +352,18 @@ func ignoresOrder(t *testing.T, st quota.Store) {
 	})
 }
 
+// tellsWhatItKnows: a replica that has forgotten an account-window learns from
+// its first call on it what it had said.
+func tellsWhatItKnows(t *testing.T, st quota.Store) {
+	key := quota.Key{Account: "quotatest/again", Window: "w"}
+	send(t, st, quota.Sync{Key: key, Replica: "a", Seq: 1, Want: 80, Limit: 100, Version: 1})
+	send(t, st, quota.Sync{Key: key, Replica: "a", Seq: 2, Seen: 80, Spent: 30})
+	want := quota.State{Seq: 2, Granted: 80, Spent: 30, Settled: 30, Escrowed: 50, Limit: 100, Version: 1}
+	if got := send(t, st, quota.Sync{Key: key, Replica: "a", Seq: 1}); got != want {
+		t.Errorf("the first call anew = %+v, want %+v", got, want)
+	}
+}
+
 // keysAreApart looks for account-windows that share state.
 func keysAreApart(t *testing.T, st quota.Store) {
 	keys := []quota.Key{
@@ -360,7 +379,7 @@ func keysAreApart(t *testing.T, st quota.Store) {
 		k.Account = "quotatest/keys/" + k.Account
 		limit := int64(100 + i)
 		want := quota.State{Granted: limit, Escrowed: limit, Limit: limit, Version: 1}
-		if got := send(t, st, quota.Sync{Key: k, Replica: "a", Seq: 1, Want: 1000, Limit: limit, Version: 1}); got != want {
+		if got := shared(send(t, st, quota.Sync{Key: k, Replica: "a", Seq: 1, Want: 1000, Limit: limit, Version: 1})); got != want {
 			t.Errorf("Sync(%+v) = %+v, want %+v: the key shares state with another", k, got, want)
 		}
 	}
