@@ -25,6 +25,8 @@ type Balances struct {
 	open    map[string]OpenIntent    // :: request id → intent without settlement
 	leads   map[string]int64         // :: window kind, zone and window → greatest passage.lead of its uses
 	ignored uint64
+
+	overrides map[overrideKey]saidOverride // that are in the config, as far as the records say
 }
 
 // OpenIntent is an intent that has no settlement: its call is in flight, or
@@ -38,7 +40,10 @@ type OpenIntent struct {
 
 // NewBalances returns the Balances of no records.
 func NewBalances() *Balances {
-	return &Balances{spent: make(map[string]money.NanoUSD), open: make(map[string]OpenIntent), leads: make(map[string]int64)}
+	return &Balances{
+		spent: make(map[string]money.NanoUSD), open: make(map[string]OpenIntent), leads: make(map[string]int64),
+		overrides: make(map[overrideKey]saidOverride),
+	}
 }
 
 // Apply adds one record. An intent opens; its settlement books the cost on the
@@ -70,7 +75,9 @@ func (b *Balances) Apply(r *record.Record) {
 		}
 		b.use(accounts, at)
 		b.book(accounts, r.Cost)
-	case record.Deny, record.Admin, record.Start:
+	case record.Admin:
+		b.noteOverride(r)
+	case record.Deny, record.Start:
 	}
 }
 
@@ -166,11 +173,12 @@ func (b *Balances) charged() map[string]money.NanoUSD {
 
 // checkpointVersion is the first byte of a checkpoint.
 //
-//	version u8 | latest, passed | ignored | n, n × (account, spent) | n, n × (request id, time, reserved, m, m × account) | n, n × (window, lead)
+//	version u8 | latest, passed | ignored | n, n × (account, spent) | n, n × (request id, time, reserved, m, m × account) |
+//	n, n × (window, lead) | n, n × (budget, who, until, amount, detail of an override)
 //
 // Numbers are varints, times Unix nanoseconds, texts a length and their bytes.
-// Accounts, request ids and windows are in order: equal balances have equal
-// checkpoints. Version 1 had neither passed nor leads.
+// All lists are in order: equal balances have equal checkpoints. Version 1 had
+// neither passed nor the last two lists.
 const checkpointVersion = 2
 
 // noTime stands for the zero time, whose Unix nanoseconds are undefined.
@@ -206,6 +214,15 @@ func (b *Balances) AppendCheckpoint(dst []byte) []byte {
 	for _, tail := range slices.Sorted(maps.Keys(b.leads)) {
 		dst = appendText(dst, tail)
 		dst = binary.AppendVarint(dst, b.leads[tail])
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(b.overrides)))
+	for _, key := range slices.SortedFunc(maps.Keys(b.overrides), overrideKey.compare) {
+		o := b.overrides[key]
+		dst = appendText(dst, o.limit.Name)
+		dst = appendText(dst, o.limit.Account)
+		dst = appendTime(dst, o.limit.Reset)
+		dst = binary.AppendVarint(dst, o.limit.Limit)
+		dst = appendText(dst, o.detail)
 	}
 	return dst
 }
@@ -255,11 +272,17 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 		}
 		open[in.RequestID] = in
 	}
-	leads := make(map[string]int64)
+	leads, overrides := make(map[string]int64), make(map[overrideKey]saidOverride)
 	if v > 1 {
 		for range r.count() {
 			tail := r.text()
 			leads[tail] = r.varint()
+		}
+		for range r.count() {
+			o := saidOverride{limit: record.Limit{
+				Name: r.text(), Account: r.text(), Resource: USD.String(), Reset: r.time(), Limit: r.varint(),
+			}, detail: r.text()}
+			overrides[keyOf(&o.limit)] = o
 		}
 	}
 	if r.err == nil && len(r.rest) > 0 {
@@ -270,7 +293,7 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.clock, b.ignored, b.spent, b.open, b.leads = seen, ignored, spent, open, leads
+	b.clock, b.ignored, b.spent, b.open, b.leads, b.overrides = seen, ignored, spent, open, leads, overrides
 	if v == 1 {
 		b.use(slices.Collect(maps.Keys(spent)), seen.latest)
 		for _, in := range open {

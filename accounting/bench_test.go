@@ -16,7 +16,10 @@ func fourScopes(tb testing.TB) (*accounting.Ledger, *accounting.Table, *accounti
 		{Name: "key-rps", Resource: accounting.Requests, Each: []accounting.Dimension{accounting.Key}, Amount: 1 << 30, Per: time.Second},
 		{Name: "parallel", Resource: accounting.Concurrent, Each: []accounting.Dimension{accounting.Key}, Amount: 16},
 		{Name: "search", Resource: accounting.USD, Match: accounting.Match{Team: []string{"search"}}, Amount: 1 << 61, Window: accounting.Month},
-		{Name: "each-key", Resource: accounting.USD, Each: []accounting.Dimension{accounting.Key}, Amount: 1 << 61, Window: accounting.Day},
+		{Name: "each-key", Resource: accounting.USD, Each: []accounting.Dimension{accounting.Key}, Amount: 1 << 60, Window: accounting.Day, Overrides: []accounting.Override{
+			{For: accounting.Match{Key: []string{"k7Qm2xT9aB4c"}}, Amount: 1 << 61, Until: noon.Add(time.Hour)},
+			{For: accounting.Match{Team: []string{"search*"}}, Amount: 1},
+		}},
 	}
 	for i := range 300 {
 		limits = append(limits, accounting.Limit{

@@ -38,16 +38,7 @@ func (l *Limit) identity() identity {
 	b := []byte(l.Resource.String())
 	for _, f := range l.Match.compile() {
 		b = append(b, '|')
-		if f.dim == 0 {
-			b = append(b, "tags."...)
-			b = appendEncoded(b, f.tag, false)
-		} else {
-			b = append(b, f.dim.String()...)
-		}
-		for i, p := range f.patterns {
-			b = append(b, "=,"[min(i, 1)])
-			b = appendEncoded(b, p.text, true)
-		}
+		b = f.append(b)
 	}
 	id := identity{head: string(b), each: slices.Compact(slices.Sorted(slices.Values(l.Each)))}
 	switch {
@@ -59,6 +50,37 @@ func (l *Limit) identity() identity {
 		id.tail = "/" + period(l.Per)
 	}
 	return id
+}
+
+// append appends the text of a field: "team=search,ads", "tags.region=eu".
+func (f *field) append(b []byte) []byte {
+	if f.dim == 0 {
+		b = append(b, "tags."...)
+		b = appendEncoded(b, f.tag, false)
+	} else {
+		b = append(b, f.dim.String()...)
+	}
+	for i, p := range f.patterns {
+		b = append(b, "=,"[min(i, 1)])
+		b = appendEncoded(b, p.text, true)
+	}
+	return b
+}
+
+// String says whom m matches, as scopes of budgets do: "team=search, key=dev",
+// "all".
+func (m *Match) String() string {
+	var b []byte
+	for i, f := range m.compile() {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = f.append(b)
+	}
+	if len(b) == 0 {
+		return "all"
+	}
+	return string(b)
 }
 
 func (l *Limit) zone() *time.Location {

@@ -266,7 +266,8 @@ type Budget struct {
 	Reserved    money.NanoUSD // held by calls in flight
 	WindowStart time.Time     // zero for total, as is Reset
 	Reset       time.Time
-	Overridden  bool // Limit is an override's
+	Overridden  bool       // Limit is an override's
+	Overrides   []Override // that are not over and are for this account, the one that holds first
 
 	labels string // Account without its window, for metrics; "" if it has callers' words in it
 }
@@ -300,11 +301,12 @@ func (l *Ledger) Budgets(now time.Time) []Budget {
 				if w == nil { // no call in it yet
 					w = newWindow(a.text, g.window.At(now, g.zone))
 				}
-				terms := m.termsOf(a, &a.subject)
+				terms := m.termsOf(a, &a.subject, now.UnixNano())
+				b.Overrides = m.overridesOf(a, now.UnixNano())
 				b.Spent, b.Reserved = money.NanoUSD(w.used()), money.NanoUSD(w.reserved())
 				a.mu.Unlock()
 				b.Account, b.WindowStart, b.Reset = w.text, w.opens, w.reset
-				b.Limit, b.Overridden = money.NanoUSD(terms.amount), terms.overridden
+				b.Limit, b.Overridden = money.NanoUSD(terms.amount), terms.override != nil
 				list = append(list, b)
 			}
 		}

@@ -111,10 +111,14 @@ func parseWindowKind(text string) (WindowKind, bool) {
 	return WindowKind(max(i, 0)), i > 0 // i is at most Total
 }
 
-// Override gives some subjects another amount. The most specific For wins.
+// Override gives some subjects another amount. The most specific For of those
+// that are not over wins; of two for the same, the one that ends sooner.
 type Override struct {
 	For    Match
 	Amount int64
+	Until  time.Time // the first instant it no longer holds; zero = for good
+	By     string    // who agreed to it
+	Reason string
 }
 
 // Limit is one entry of budgets or limits, as configured.
@@ -129,6 +133,10 @@ type Limit struct {
 	Zone   *time.Location // of the window; nil = UTC
 	Per    time.Duration  // period of a rate
 	Burst  int64          // capacity of a rate; 0 = one period's worth for tokens, one second's for requests (at least 1)
+
+	// ClampFloor lets the output cap of a call that does not fit a budget be
+	// lowered, but not below so many tokens; 0 = it is refused.
+	ClampFloor money.Tokens
 
 	Mode         Mode
 	BudgetStatus int // HTTP status of budget_exhausted and budget_insufficient; 0 = 402

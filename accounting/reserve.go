@@ -20,13 +20,39 @@ func (l *Ledger) Enter(h *Hold, t *Table, s *Subject, now time.Time) *Refusal {
 		panic("accounting: Enter on an open Hold")
 	}
 	h.begin()
-	return l.takeAll(h, t, &t.enter, s, Need{}, now.UnixNano())
+	r := l.takeAll(h, t, &t.enter, s, Need{}, now.UnixNano())
+	if r != nil {
+		l.refused(h, s, r, now.UnixNano())
+	}
+	return r
 }
 
 // Reserve holds n on all remaining limits and on all budgets that match s, all
 // or none. It follows Enter, or opens h itself. On a refusal everything that h
 // has, Enter's too, is given back and h is ended.
 func (l *Ledger) Reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) *Refusal {
+	r, counted := l.reserve(h, t, s, n, now)
+	if r != nil && !counted {
+		l.refused(h, s, r, now.UnixNano())
+	}
+	return r
+}
+
+// TryReserve is Reserve, but what a budget refuses leaves h open as it was, and
+// is not counted: the caller may ask again for less.
+func (l *Ledger) TryReserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) *Refusal {
+	before := h.n
+	r, counted := l.reserve(h, t, s, n, now)
+	if r != nil && !counted {
+		l.giveBack(h, before, now.UnixNano())
+		h.reserved = false
+	}
+	return r
+}
+
+// reserve is Reserve. A refusal by a budget is not yet counted, and h has what
+// it got until then.
+func (l *Ledger) reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) (r *Refusal, counted bool) {
 	if h.reserved && h.open {
 		panic("accounting: Reserve twice on a Hold")
 	}
@@ -39,26 +65,33 @@ func (l *Ledger) Reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) *
 	h.reserved, h.need = true, n
 	at := now.UnixNano()
 	if r := l.takeAll(h, t, &t.limits, s, n, at); r != nil {
-		return r
+		l.refused(h, s, r, at)
+		return r, true
 	}
 	first := h.n
 	if r := l.takeAll(h, t, &t.budgets, s, n, at); r != nil {
-		return r
+		return r, false
 	}
 	if t.rules.AllowUnbudgeted {
-		return nil
+		return nil, false
 	}
 	for i := first; i < h.n; i++ {
 		if h.at(i).member.Mode == Enforce {
-			return nil
+			return nil, false
 		}
 	}
 	l.metrics.denied(s, "unbudgeted", Enforce)
 	l.Release(h, now)
-	return &Refusal{Code: BudgetMissing, Needed: int64(n.USD)}
+	return &Refusal{Code: BudgetMissing, Needed: int64(n.USD)}, true
 }
 
-// takeAll takes n on every group of a layer that matches, or releases h.
+// refused counts a refusal and ends h.
+func (l *Ledger) refused(h *Hold, s *Subject, r *Refusal, now int64) {
+	l.metrics.denied(s, r.Limit.Name, Enforce)
+	l.end(h, Need{}, 0, now)
+}
+
+// takeAll takes n on every group of a layer that matches.
 func (l *Ledger) takeAll(h *Hold, t *Table, layer *layer, s *Subject, n Need, now int64) *Refusal {
 	if t.ledger != l {
 		panic("accounting: the Table has not been applied to this Ledger")
@@ -67,8 +100,6 @@ func (l *Ledger) takeAll(h *Hold, t *Table, layer *layer, s *Subject, n Need, no
 	for _, i := range layer.index.appendMatching(buf[:0], s) {
 		g := layer.groups[i]
 		if r := l.take(h, t, g, s, g.need(n), now); r != nil {
-			l.metrics.denied(s, r.Limit.Name, Enforce)
-			l.end(h, Need{}, 0, now)
 			return r
 		}
 	}
@@ -92,7 +123,7 @@ func (l *Ledger) take(h *Hold, t *Table, g *group, s *Subject, need, now int64) 
 	for {
 		a := g.set.account(s, now)
 		for _, m := range g.members {
-			h.add(holdEntry{member: m, terms: m.termsOf(a, s), account: a, need: need})
+			h.add(holdEntry{member: m, terms: m.termsOf(a, s, now), account: a, need: need})
 		}
 		var r *Refusal
 		var alive bool
@@ -198,7 +229,7 @@ func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, 
 		a.subject, a.partial = *s, false
 	}
 	if err == nil && !w.fits(need, lowest) {
-		err = l.refillLocked(a, w, syncTerms{g.bound(a, s), t.version}, need, lowest, now)
+		err = l.refillLocked(a, w, syncTerms{g.bound(a, s, now), t.version}, need, lowest, now)
 	}
 	fits := w.fits(need, lowest)
 	refused := h.judge(first, func(e *holdEntry) bool {
@@ -262,22 +293,49 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, need, lowest, 
 // Room is limit − spent − reserved of the tightest enforced budget that
 // matches s, less than zero after an overdraft; ok is false if none matches.
 func (l *Ledger) Room(t *Table, s *Subject, now time.Time) (room money.NanoUSD, ok bool) {
+	room, _, _, ok = l.room(t, s, 0, now)
+	return room, ok
+}
+
+// Clamp says to what the output cap of a call of s that needs n can be lowered
+// in place of a refusal: its worst case to room, the cap not below floor. ok is
+// false if n fits, or if a budget that it does not fit does not allow it.
+func (l *Ledger) Clamp(t *Table, s *Subject, n Need, now time.Time) (room money.NanoUSD, floor money.Tokens, ok bool) {
+	room, floor, clamps, _ := l.room(t, s, n.USD, now)
+	return room, floor, clamps && floor > 0
+}
+
+// room looks through all enforced budgets that match s. clamps is false if one
+// that has less than need does not clamp; floor is the highest of those that do.
+func (l *Ledger) room(t *Table, s *Subject, need money.NanoUSD, now time.Time) (room money.NanoUSD, floor money.Tokens, clamps, ok bool) {
 	at := now.UnixNano()
+	clamps = true
 	var buf [16]int32
 	for _, i := range t.budgets.index.appendMatching(buf[:0], s) {
 		g := t.budgets.groups[i]
 		if !g.enforced {
 			continue
 		}
-		left := l.left(g, s, at)
-		if !ok || left < room {
-			room, ok = left, true
+		used, a := l.inUse(g, s, at)
+		for _, m := range g.members {
+			if m.Mode != Enforce {
+				continue
+			}
+			left := money.NanoUSD(m.termsOf(a, s, at).amount - used)
+			if !ok || left < room {
+				room, ok = left, true
+			}
+			if left < need {
+				clamps = clamps && m.ClampFloor > 0
+				floor = max(floor, m.ClampFloor)
+			}
 		}
 	}
-	return room, ok
+	return room, floor, clamps, ok
 }
 
-func (l *Ledger) left(g *group, s *Subject, now int64) money.NanoUSD {
+// inUse is what is spent and reserved on the account of s, and that account.
+func (l *Ledger) inUse(g *group, s *Subject, now int64) (int64, *account) {
 	for {
 		a := g.set.account(s, now)
 		a.mu.Lock()
@@ -287,15 +345,9 @@ func (l *Ledger) left(g *group, s *Subject, now int64) money.NanoUSD {
 			a.mu.Unlock()
 			continue
 		}
-		amount := int64(math.MaxInt64)
-		for _, m := range g.members {
-			if m.Mode == Enforce {
-				amount = min(amount, m.termsOf(a, s).amount)
-			}
-		}
-		left := amount - w.used() - w.reserved()
+		used := w.used() + w.reserved()
 		a.mu.Unlock()
-		return money.NanoUSD(left)
+		return used, a
 	}
 }
 
@@ -320,6 +372,16 @@ func (l *Ledger) Release(h *Hold, now time.Time) {
 	if h.open {
 		l.end(h, Need{}, 0, now.UnixNano())
 	}
+}
+
+// giveBack gives back what the entries of h from n on hold, and drops them.
+func (l *Ledger) giveBack(h *Hold, n int, now int64) {
+	for i := n; i < h.n; i++ {
+		if e := h.at(i); e.booked {
+			e.end(0, now)
+		}
+	}
+	h.truncate(n)
 }
 
 // end turns what h holds into what was used, and closes it.

@@ -1,8 +1,10 @@
 package accounting
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -61,15 +63,16 @@ type member struct {
 	base      terms
 	overrides []terms // the most specific first
 	index     index   // positions are those of overrides
-	fixed     bool    // an account has one amount, whoever of its subjects calls
+	fixed     bool    // an account has one amount, whoever of its subjects calls, and whenever
 	greatest  int64
 }
 
 // terms is the amount a limit gives a subject.
 type terms struct {
-	amount     int64
-	bucket     bucket // of a rate
-	overridden bool
+	amount   int64
+	bucket   bucket    // of a rate
+	override *Override // whose amount it is; nil = the limit's own
+	until    int64     // Unix nanoseconds, the first that it no longer holds
 }
 
 // Compile is Rules.Compile of these limits alone: a call that no enforced
@@ -210,10 +213,16 @@ func (l *Limit) compile() (*member, error) {
 		if overrides[i].terms, err = l.termsFor(o.Amount); err != nil {
 			return nil, fmt.Errorf("overrides[%d]: %w", i, err)
 		}
-		overrides[i].terms.overridden = true
+		overrides[i].terms.override = o
+		if !o.Until.IsZero() {
+			overrides[i].terms.until = o.Until.UnixNano()
+			m.fixed = false
+		}
 		m.greatest = max(m.greatest, o.Amount)
 	}
-	slices.SortStableFunc(overrides, func(a, b override) int { return narrower(a.matcher, b.matcher) })
+	slices.SortStableFunc(overrides, func(a, b override) int {
+		return cmp.Or(narrower(a.matcher, b.matcher), cmp.Compare(a.terms.until, b.terms.until))
+	})
 	matchers := make([]matcher, len(overrides))
 	for i, o := range overrides {
 		matchers[i] = o.matcher
@@ -242,7 +251,7 @@ func (l *Limit) termsFor(amount int64) (terms, error) {
 	if amount < 0 || amount > maxAmount {
 		return terms{}, fmt.Errorf("amount %d is out of range: want 0 to %d", amount, int64(maxAmount))
 	}
-	t := terms{amount: amount}
+	t := terms{amount: amount, until: math.MaxInt64}
 	if l.Per == 0 {
 		return t, nil
 	}
@@ -284,6 +293,9 @@ func (l *Limit) check() error {
 	if l.zone() == time.Local {
 		return errors.New("zone Local differs between machines: name an IANA zone")
 	}
+	if l.ClampFloor < 0 || l.ClampFloor > 0 && l.Resource != USD {
+		return errors.New("only a budget clamps output, and not below 0 tokens")
+	}
 	if l.Mode > Shadow {
 		return fmt.Errorf("unknown mode %d", l.Mode)
 	}
@@ -295,35 +307,44 @@ func (l *Limit) check() error {
 	return nil
 }
 
-// terms returns what the limit gives s.
-func (m *member) terms(s *Subject) *terms {
-	if len(m.overrides) == 0 {
+// termsOf returns what the limit gives s on account a at now.
+func (m *member) termsOf(a *account, s *Subject, now int64) *terms {
+	if len(m.overrides) == 0 || a.other {
 		return &m.base
 	}
 	var buf [8]int32
-	if at := m.index.appendMatching(buf[:0], s); len(at) > 0 {
-		return &m.overrides[at[0]]
+	for _, i := range m.index.appendMatching(buf[:0], s) {
+		if o := &m.overrides[i]; now < o.until {
+			return o
+		}
 	}
 	return &m.base
 }
 
-// termsOf returns what the limit gives s on account a.
-func (m *member) termsOf(a *account, s *Subject) *terms {
-	if a.other {
-		return &m.base
+// overridesOf returns the overrides that are for account a and not over, the one
+// that holds first. a.mu is held.
+func (m *member) overridesOf(a *account, now int64) []Override {
+	if len(m.overrides) == 0 || a.other {
+		return nil
 	}
-	return m.terms(s)
+	var of []Override
+	for _, i := range m.index.appendMatching(nil, &a.subject) {
+		if o := &m.overrides[i]; now < o.until {
+			of = append(of, *o.override)
+		}
+	}
+	return of
 }
 
 // bound returns the limit that the store is told for account a: no call on it
 // may be granted more. The amounts of single calls can be lower, and are
 // checked by the ledger.
-func (g *group) bound(a *account, s *Subject) int64 {
+func (g *group) bound(a *account, s *Subject, now int64) int64 {
 	lowest, greatest := int64(maxAmount), int64(0)
 	for _, m := range g.members {
 		amount := m.greatest
 		if m.fixed {
-			amount = m.termsOf(a, s).amount
+			amount = m.termsOf(a, s, now).amount
 		}
 		greatest = max(greatest, amount)
 		if m.Mode == Enforce {

@@ -1,6 +1,7 @@
 package processor
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"airgate/accounting/money"
 	"airgate/accounting/usage"
 	"airgate/policy"
+	"airgate/policy/config"
 	"airgate/processor/dialect"
 )
 
@@ -20,6 +22,9 @@ const (
 	sharingParts = 16
 	// minCap is the least output cap airgate sets on its own.
 	minCap money.Tokens = 1024
+	// clampTries is how often the output cap of a call is lowered to a room that
+	// others then take, before it is refused.
+	clampTries = 3
 	// expectedOutput is what a token limit holds for output that the caller
 	// capped higher or not at all; settlement books the real figure.
 	expectedOutput money.Tokens = 1024
@@ -60,14 +65,74 @@ func (s *Stream) admit(now time.Time) Action {
 	if a := s.foreignObjects(now); a != nil {
 		return a
 	}
-	need := accounting.Need{
-		USD:    s.reserved,
-		Tokens: dialect.InputEstimate(&s.request) + min(s.outputBound(), expectedOutput),
-	}
-	if r := s.p.cfg.Ledger.Reserve(&s.hold, s.snap.Limits, &s.subject, need, now); r != nil {
+	if r := s.reserve(now); r != nil {
 		return s.refuseLimit(r, now)
 	}
 	return nil
+}
+
+// reserve holds the worst case. Where that does not fit what is left, and every
+// budget that lacks allows it, the output cap is lowered to what fits. Others
+// may take the room between the look at it and the reservation: after a few
+// tries the call stands as it came.
+func (s *Stream) reserve(now time.Time) *accounting.Refusal {
+	ledger := s.p.cfg.Ledger
+	asked, set, worst := s.maxOut, s.cap, s.reserved
+	for range clampTries {
+		if !s.clamp(now) {
+			break
+		}
+		r := ledger.TryReserve(&s.hold, s.snap.Limits, &s.subject, s.need(), now)
+		if r == nil || !s.hold.Open() {
+			return r
+		}
+		s.maxOut, s.cap, s.reserved = asked, set, worst
+	}
+	return ledger.Reserve(&s.hold, s.snap.Limits, &s.subject, s.need(), now)
+}
+
+// need is the call's worst case.
+func (s *Stream) need() accounting.Need {
+	return accounting.Need{
+		USD:    s.reserved,
+		Tokens: dialect.InputEstimate(&s.request) + min(s.outputBound(), expectedOutput),
+	}
+}
+
+// clamp lowers the output cap to what fits the room that is left, if that is
+// allowed and needed.
+func (s *Stream) clamp(now time.Time) bool {
+	if s.terms.Price == nil || s.maxOut == 0 {
+		return false
+	}
+	room, floor, ok := s.p.cfg.Ledger.Clamp(s.snap.Limits, &s.subject, s.need(), now)
+	if !ok {
+		return false
+	}
+	fit, ok := s.fit(room)
+	if !ok || fit < floor || fit >= s.maxOut {
+		return false
+	}
+	s.maxOut, s.cap = fit, fit
+	worst, err := s.worst()
+	if err != nil || worst > room {
+		return false
+	}
+	s.reserved = worst
+	return true
+}
+
+// worst is the most that the call can cost.
+func (s *Stream) worst() (money.NanoUSD, error) {
+	return s.terms.Price.Worst(s.boundIn, s.outputBound(), s.reach())
+}
+
+// fit is the largest output cap whose worst case is within room, at most the
+// model's own. ok is false if not even no output is.
+func (s *Stream) fit(room money.NanoUSD) (limit money.Tokens, ok bool) {
+	n := s.multiplier()
+	all, ok := s.terms.Price.Fit(room, s.boundIn, times(s.terms.MaxOutput+s.predicted(), n), s.reach())
+	return all/money.Tokens(n) - s.predicted(), ok
 }
 
 // question is what policy is asked about model.
@@ -103,8 +168,7 @@ func operationName(o dialect.Operation) string {
 
 // exclusive refuses a provider account that is other teams' alone.
 func (s *Stream) exclusive(now time.Time) Action {
-	p := s.snap.Provider(s.decision.Target.Provider)
-	if p == nil || len(p.Exclusive) == 0 || s.among(p.Exclusive) {
+	if p := s.provider(); len(p.Exclusive) == 0 || s.among(p.Exclusive) {
 		return nil
 	}
 	return s.refuse(ModelDenied, now, "model "+s.decision.Target.Model+" is served by a provider account that is another team's alone")
@@ -135,7 +199,7 @@ func (s *Stream) bound(now time.Time) Action {
 	if price == nil {
 		return nil
 	}
-	worst, err := price.Worst(s.boundIn, s.outputBound(), s.reach())
+	worst, err := s.worst()
 	switch {
 	case errors.Is(err, money.ErrOverflow), worst > maxCredible:
 		return s.refuse(CostUnbounded, now, "the call can cost more than can be counted; lower its output cap or its choices")
@@ -150,19 +214,24 @@ func (s *Stream) bound(now time.Time) Action {
 // free says that the provider does not bill the call.
 func (s *Stream) free() bool { return s.endpoint.Operation == dialect.CountTokens }
 
-// reach is what can make the call dearer than the base row. A caller who names
-// no service tier gets the provider account's own, which is the standard one
-// unless its owner chose otherwise; to hold the priority price for every such
-// call would leave half of each budget unused. A dearer answer is an overdraft.
+// reach is what can make the call dearer than the base row.
 func (s *Stream) reach() accounting.Reach {
-	tier := s.request.ServiceTier
-	if tier == "" {
-		tier = "default"
-	}
 	return accounting.Reach{
-		CacheWrite: s.request.CacheWrite, CacheWrite1h: s.request.CacheWrite1h, ServiceTier: tier, Calls: s.serverCalls(),
+		CacheWrite: s.request.CacheWrite, CacheWrite1h: s.request.CacheWrite1h, ServiceTier: s.tier(), Geo: s.provider().Region,
+		Calls: s.serverCalls(),
 	}
 }
+
+// tier is the service tier that is asked for. A caller who names none gets the
+// provider account's own, which is the standard one unless the config says
+// otherwise; to hold the priority price for every such call would leave half of
+// each budget unused. A dearer answer is an overdraft.
+func (s *Stream) tier() string {
+	return cmp.Or(s.request.ServiceTier, s.provider().ServiceTier, "default")
+}
+
+// provider is the target's.
+func (s *Stream) provider() *config.Provider { return s.snap.Provider(s.decision.Target.Provider) }
 
 // serverCalls is what the provider can bill per call of a tool of its own: as
 // many as are allowed, each of the dearest kind. A search model searches once
@@ -228,11 +297,14 @@ func times(n money.Tokens, k int64) money.Tokens {
 // prediction is billed as output beside what the cap counts; its tokens are no
 // more than its bytes.
 func (s *Stream) outputBound() money.Tokens {
-	out := s.maxOut
+	return times(s.maxOut+s.predicted(), s.multiplier())
+}
+
+func (s *Stream) predicted() money.Tokens {
 	if s.request.Predicted {
-		out += money.Tokens(s.request.BodyBytes)
+		return money.Tokens(s.request.BodyBytes)
 	}
-	return times(out, s.multiplier())
+	return 0
 }
 
 // capOutput finds the output cap the provider will honour, per choice: the
@@ -275,12 +347,8 @@ func (s *Stream) capOutput(room money.NanoUSD, budgeted bool) {
 // share is the largest cap whose worst case stays within a sixteenth of the
 // room, at least minCap: one caller without a cap never locks out the rest.
 func (s *Stream) share(room money.NanoUSD) money.Tokens {
-	n := s.multiplier()
-	fit, ok := s.terms.Price.Fit(room/sharingParts, s.boundIn, times(s.terms.MaxOutput, n), s.reach())
-	if !ok {
-		return minCap
-	}
-	return max(minCap, fit/money.Tokens(n))
+	fit, _ := s.fit(room / sharingParts)
+	return max(minCap, fit)
 }
 
 // foreignObjects refuses references to objects kept at a provider account that
@@ -290,7 +358,7 @@ func (s *Stream) foreignObjects(now time.Time) Action {
 		return nil
 	}
 	// Of several exclusive teams one could read the other's.
-	if p := s.snap.Provider(s.decision.Target.Provider); len(p.Exclusive) == 1 && s.among(p.Exclusive) {
+	if p := s.provider(); len(p.Exclusive) == 1 && s.among(p.Exclusive) {
 		return nil
 	}
 	return s.refuse(RuleDenied, now, "the call refers to an object stored at the provider ("+s.request.Stored+

@@ -27,10 +27,12 @@
 //
 // Invariants, each a test: every Event gets exactly one Action; a hold ends
 // exactly once on every path; no request is forwarded before its intent is
-// written; every authenticated request leaves exactly one settlement or denial;
+// written; every authenticated request leaves exactly one settlement or denial
+// (or is one of a counted flood of denials);
 // how an answer is cut into chunks changes nothing; an error is classified
 // once, in code.go.
 //
 // Files in reading order: event.go, action.go, stream.go, request.go,
-// admit.go, response.go, settle.go, then code.go, denial.go, strangers.go.
+// admit.go, response.go, settle.go, then code.go, denial.go, counted.go, and
+// orphans.go: what a crash left open.
 package processor

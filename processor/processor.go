@@ -38,6 +38,7 @@ type Processor struct {
 	cfg       Config
 	bodies    *semaphore.Weighted
 	strangers strangers
+	repeated  repeated
 	metrics   metrics
 }
 
@@ -53,6 +54,7 @@ func New(cfg Config) (*Processor, error) {
 	}
 	p := &Processor{cfg: cfg, bodies: semaphore.NewWeighted(cfg.BodyBytes), metrics: newMetrics()}
 	p.strangers.seen = map[strangerKey]int64{}
+	p.repeated.seen = map[repeatedKey]*repeats{}
 	if cfg.Registerer != nil {
 		for _, c := range p.metrics.all() {
 			if err := cfg.Registerer.Register(c); err != nil {

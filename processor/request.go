@@ -312,7 +312,7 @@ func (s *Stream) forwardRequest(e *RequestBody) Action {
 		return s.refuse(JournalUnavailable, e.Now, "the audit journal cannot be written")
 	}
 	target := &s.decision.Target
-	provider := s.snap.Provider(target.Provider)
+	provider := s.provider()
 	edits := dialect.Edits{MaxOutput: s.cap}
 	if target.UpstreamModel != s.request.Model {
 		edits.Model = target.UpstreamModel

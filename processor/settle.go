@@ -1,11 +1,13 @@
 package processor
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
 
 	"airgate/accounting"
+	"airgate/accounting/failpoint"
 	"airgate/accounting/money"
 	"airgate/accounting/record"
 	"airgate/accounting/usage"
@@ -32,6 +34,7 @@ func (s *Stream) settle(now time.Time) {
 	s.state = settled
 	s.measure(now)
 	over := s.p.cfg.Ledger.Settle(&s.hold, s.cost, s.billedTokens(), now)
+	failpoint.Hit("processor.settled")
 	if over > 0 {
 		s.p.cfg.Log.Warn("a call cost more than was held", slog.String("request_id", s.id),
 			slog.String("model", s.rec.Model), slog.String("overdraft_usd", over.String()))
@@ -103,7 +106,12 @@ func (s *Stream) price(u *usage.Usage) money.NanoUSD {
 			row = p
 		}
 	}
-	cost, err := row.Cost(u, lookup)
+	billed := *u
+	billed.Geo = cmp.Or(u.Geo, s.provider().Region)
+	if tier := s.tier(); u.ServiceTier == "" && tier != "flex" && tier != "batch" {
+		billed.ServiceTier = tier // an answer that does not say: never a discount
+	}
+	cost, err := row.Cost(&billed, lookup)
 	s.rec.PriceID = row.ID
 	if err != nil {
 		// cost is a floor: a part of the usage has no price.
@@ -164,11 +172,13 @@ func (s *Stream) appendIntent(now time.Time) error {
 	rec.Reserved = s.reserved
 	rec.Limits = s.hold.AppendLimits(nil)
 	rec.WouldDeny = s.wouldDeny()
+	failpoint.Hit("processor.intent")
 	pos, err := s.p.cfg.Journal.Append(&rec)
 	if err != nil {
 		s.p.cfg.Log.Error("the journal refused an intent", slog.String("request_id", s.id), slog.Any("error", err))
 		return err
 	}
+	failpoint.Hit("processor.admitted")
 	s.intent = pos
 	s.rec.WouldDeny = rec.WouldDeny
 	return nil
@@ -220,11 +230,13 @@ func (s *Stream) appendSettlement(now time.Time) {
 		// its settlement and charges the bound, marked.
 		s.p.cfg.Log.Error("the journal refused a settlement", slog.String("request_id", s.id), slog.Any("error", err))
 	}
+	failpoint.Hit("processor.recorded")
 	s.p.metrics.finished(&rec, s.snap.Policy.Registered(rec.Purpose))
 	s.log(&rec)
 }
 
-// appendDenial writes the one record of a refused request of a known caller.
+// appendDenial writes the one record of a refused request of a known caller, or
+// counts it: of many refusals for one reason, and where the journal fails.
 func (s *Stream) appendDenial(now time.Time) {
 	if s.recorded {
 		return
@@ -244,11 +256,16 @@ func (s *Stream) appendDenial(now time.Time) {
 	rec.WouldDeny = s.wouldDeny()
 	rec.Limits = s.hold.AppendLimits(nil)
 	rec.Duration = now.Sub(s.began)
-	if _, err := s.p.cfg.Journal.Append(&rec); err != nil {
-		s.p.cfg.Log.Error("the journal refused a denial", slog.String("request_id", s.id), slog.Any("error", err))
-	}
 	s.p.metrics.finished(&rec, s.snap.Policy.Registered(rec.Purpose))
+	if !s.p.repeated.own(rec.KeyID, s.code, now) {
+		s.p.repeated.add(&rec)
+		return
+	}
 	s.log(&rec)
+	if _, err := s.p.cfg.Journal.Append(&rec); err != nil {
+		s.p.cfg.Log.Error("the journal refused a denial: it is counted", slog.String("request_id", s.id), slog.Any("error", err))
+		s.p.repeated.add(&rec)
+	}
 }
 
 // log is the request's one line.

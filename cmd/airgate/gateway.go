@@ -22,9 +22,7 @@ import (
 	"airgate/accounting"
 	"airgate/accounting/journal"
 	"airgate/accounting/quota/memory"
-	"airgate/accounting/record"
 	"airgate/accounting/sink/sqlite"
-	"airgate/accounting/usage"
 	"airgate/cmd/airgate/admin"
 	"airgate/envoy/accesslog"
 	"airgate/envoy/extproc"
@@ -199,14 +197,11 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	if g.hashKey, err = loadHashKey(filepath.Join(g.data, "hash.key")); err != nil {
 		return err
 	}
-	open := g.balances.Open()
-	if err := settleOrphans(g.journal, open, time.Now()); err != nil {
-		return err
+	orphans, err := processor.SettleOrphans(g.journal, g.balances, time.Now())
+	if orphans > 0 {
+		g.log.Warn("calls that were open at the last end are charged at their bound", slog.Int("calls", orphans))
 	}
-	if len(open) > 0 {
-		g.log.Warn("calls that were open at the last end are charged at their bound", slog.Int("calls", len(open)))
-	}
-	return nil
+	return err
 }
 
 func (g *gateway) openLedger(context.Context) (err error) {
@@ -427,22 +422,6 @@ func (g *gateway) closeSink() error {
 	late.Stop()
 	g.stopShipping()
 	return g.sink.Close()
-}
-
-// settleOrphans ends the calls that a crash left open: nobody knows what they
-// cost, so they cost their bound, and the record says so.
-func settleOrphans(j journal.Writer, open []accounting.OpenIntent, now time.Time) error {
-	for _, o := range open {
-		_, err := j.Append(&record.Record{
-			Type: record.Settle, Time: now, RequestID: o.RequestID, Decision: "allow",
-			Reserved: o.Reserved, Cost: o.Reserved, HasCost: true, UsageSource: usage.None,
-			Class: string(processor.ClassGateway), Family: processor.ClassGateway.Family(), Cause: "airgate_restarted",
-		})
-		if err != nil {
-			return fmt.Errorf("settle request %s, open since the last end: %w", o.RequestID, err)
-		}
-	}
-	return nil
 }
 
 const hashKeyBytes = 32

@@ -130,8 +130,9 @@ func sameProviders(old, next *config.Snapshot) error {
 	}
 	for i := range old.Providers {
 		a, b := old.Providers[i], next.Providers[i]
-		// Tags and exclusive are airgate's own; Envoy does not know them.
+		// These are airgate's own; Envoy does not know them.
 		a.Tags, b.Tags, a.Exclusive, b.Exclusive = nil, nil, nil, nil
+		a.Region, b.Region, a.ServiceTier, b.ServiceTier = "", "", "", ""
 		if !reflect.DeepEqual(a, b) {
 			return fmt.Errorf("provider %s changed: needs an Envoy restart with a new bootstrap, and one of airgate", b.Name)
 		}

@@ -3,6 +3,7 @@ package config
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -52,7 +53,6 @@ func TestDesignLong(t *testing.T) {
 		"  steady:        {targets: [{model: gpt-5.4-mini}, {model: gpt-5.4-nano, after: failure}]}           # failover\n",
 		", warnAt: [50%, 80%, 95%]",
 		", admission: expected",
-		", {for: {key: dev}, usd: 80, until: 2026-12-01, by: kim, reason: INC-12}",
 		", onStoreDown: {allowWithinUSD: 5}",
 	} {
 		before := text
@@ -64,8 +64,8 @@ func TestDesignLong(t *testing.T) {
 	if err != nil {
 		t.Fatalf("LoadBytes(long example without what is not supported) = %v, want no error", err)
 	}
-	if len(s.Warnings) > 0 {
-		t.Errorf("Warnings = %v, want none", s.Warnings)
+	if len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0].Error(), `no key "dev"`) {
+		t.Errorf("Warnings = %v, want one: the example has no key dev", s.Warnings)
 	}
 	if len(s.Kinds) != 5 || !s.HasKeys {
 		t.Errorf("Kinds = %v, HasKeys = %v, want all", s.Kinds, s.HasKeys)
@@ -95,7 +95,11 @@ budgets:
     timeZone: Asia/Tokyo
     owner: finops@example.com
     budgetStatus: 429
-    overrides: [{for: {team: search}, usd: 500, by: kim, reason: INC-12}]
+    clampOutput: {floorTokens: 256}
+    overrides:
+      - {for: {team: search}, usd: 500, by: kim, reason: INC-12}
+      - {for: {team: search}, usd: 600, until: 2026-12-01}
+      - {for: {team: search}, usd: 700, until: 2026-12-01T00:00:00Z}
 `
 	got := limitsOf(t, text)
 	for i := range got {
@@ -107,6 +111,7 @@ budgets:
 			got[i].Zone = nil
 		}
 	}
+	search := accounting.Match{Team: []string{"search"}}
 	want := []accounting.Limit{
 		{
 			Name: "key-rps", Resource: accounting.Requests, Each: []accounting.Dimension{accounting.Key},
@@ -124,7 +129,12 @@ budgets:
 		{
 			Name: "keys", Resource: accounting.USD, Each: []accounting.Dimension{accounting.Key},
 			Amount: 500_000_000, Window: accounting.Week, Owner: "finops@example.com", BudgetStatus: 429, Where: "12",
-			Overrides: []accounting.Override{{For: accounting.Match{Team: []string{"search"}}, Amount: 500_000_000_000}},
+			ClampFloor: 256,
+			Overrides: []accounting.Override{
+				{For: search, Amount: 500_000_000_000, By: "kim", Reason: "INC-12"},
+				{For: search, Amount: 600_000_000_000, Until: time.Date(2026, 11, 30, 15, 0, 0, 0, time.UTC)}, // 00:00 in Tokyo
+				{For: search, Amount: 700_000_000_000, Until: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)},
+			},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

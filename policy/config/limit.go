@@ -1,13 +1,14 @@
 package config
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"airgate/accounting"
+	"airgate/accounting/money"
 )
 
 // compileLimits makes the table of budgets and limits.
@@ -96,6 +97,7 @@ func (c *compiler) budget(b *budget) accounting.Limit {
 		Name: b.Name.v, Resource: accounting.USD, Match: c.match(&b.Match), Each: c.each(b.Each),
 		Amount: int64(b.USD.v), Window: windowOf(b.Per.v), Zone: b.TimeZone.v, Mode: c.mode(b.Mode),
 		Owner: b.Owner.v, MaxAccounts: c.maxAccounts(b.MaxAccounts, b.Each), Where: b.where(),
+		ClampFloor: money.Tokens(b.ClampOutput.FloorTokens.v),
 	}
 	if b.BudgetStatus.given() {
 		out.BudgetStatus, _ = strconv.Atoi(b.BudgetStatus.v) // one of its oneof tag
@@ -103,14 +105,19 @@ func (c *compiler) budget(b *budget) accounting.Limit {
 	first := make(map[string]at)
 	for i := range b.Overrides.items {
 		o := &b.Overrides.items[i]
-		match := c.match(&o.For)
+		out.Overrides = append(out.Overrides, accounting.Override{
+			For: c.match(&o.For), Amount: int64(o.USD.v), Until: o.Until.in(b.TimeZone.v), By: o.By.v, Reason: o.Reason.v,
+		})
+		a := &out.Overrides[i]
 		c.overridable(o, b.Each)
-		same := fmt.Sprintf("%q", match)
-		if before, dup := first[same]; dup && o.For.good() {
-			c.report(o.For.at, "there is an override for the same already: %s", before.where())
+		same := a.For.String() + a.Until.String()
+		if before, dup := first[same]; dup && o.For.good() && !o.Until.refused {
+			c.report(o.For.at, "there is an override for the same already: %s; one of them needs another until", before.where())
 		}
 		first[same] = o.at
-		out.Overrides = append(out.Overrides, accounting.Override{For: match, Amount: int64(o.USD.v)})
+		if !a.Until.IsZero() && !a.Until.After(c.now) {
+			c.warn(o.Until.at, "this override is over since %s: remove it", a.Until.Format(time.RFC3339))
+		}
 	}
 	return out
 }

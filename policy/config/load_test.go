@@ -228,6 +228,16 @@ func TestProviders(t *testing.T) {
 			want: Provider{Dialect: "openai", CredentialEnv: "K", Header: "authorization", Prefix: "Bearer "},
 			url:  "http://[::1]:8000",
 		},
+		"a regional host": {
+			in:   "{dialect: openai, url: https://eu.api.openai.com, credential: {env: K}, serviceTier: priority}",
+			want: Provider{Dialect: "openai", CredentialEnv: "K", Header: "authorization", Prefix: "Bearer ", Region: "eu", ServiceTier: "priority"},
+			url:  "https://eu.api.openai.com",
+		},
+		"a region of its own": {
+			in:   "{dialect: openai, url: https://x.openai.azure.com/openai, credential: {env: K}, region: other}",
+			want: Provider{Dialect: "openai", CredentialEnv: "K", Header: "authorization", Prefix: "Bearer ", Region: "other"},
+			url:  "https://x.openai.azure.com/openai",
+		},
 		"insecure": {
 			in:   "{dialect: openai, url: http://vllm.svc:8000, credential: {env: K}, insecure: true}",
 			want: Provider{Dialect: "openai", CredentialEnv: "K", Header: "authorization", Prefix: "Bearer ", Insecure: true},

@@ -139,6 +139,7 @@ func (c *compiler) shapeOf(e *entry[model]) bool {
 	}
 	for name, where := range map[string]at{
 		"upstreamModel": m.UpstreamModel.at, "maxOutputTokens": m.MaxOutputTokens.at, "contextWindow": m.ContextWindow.at,
+		"inputOverhead": m.InputOverhead.at,
 	} {
 		if where.given() {
 			c.report(where, "%s belongs to the models among targets, which have a provider", name)

@@ -124,6 +124,7 @@ func (c *compiler) term(prices *accounting.Catalogue, e *entry[model], overridde
 		}
 		t.context = money.Tokens(v.v)
 	}
+	t.overhead = money.Tokens(m.InputOverhead.v)
 	if m.MaxOutputTokens.given() {
 		t.maxOutput = max(money.Tokens(m.MaxOutputTokens.v), 1)
 	}

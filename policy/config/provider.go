@@ -50,6 +50,8 @@ func (c *compiler) provider(e *entry[provider]) Provider {
 	if v.CAFile.good() && !filepath.IsAbs(v.CAFile.v) {
 		c.report(v.CAFile.at, "must be an absolute path: Envoy reads it")
 	}
+	p.ServiceTier = v.Tier.v
+	c.region(v, &p)
 	c.credential(v, &p)
 	for _, t := range v.Exclusive.items {
 		if known(c, t, "team", c.teams) {
@@ -60,6 +62,21 @@ func (c *compiler) provider(e *entry[provider]) Provider {
 		c.report(v.Exclusive.at, "exclusive is empty: name the teams that alone use this account, or remove it")
 	}
 	return p
+}
+
+// region finds where a provider infers, if that is billed apart. Anthropic's
+// answers say it themselves.
+func (c *compiler) region(v *provider, p *Provider) {
+	if v.Region.given() && p.Dialect == dialect.Anthropic {
+		c.report(v.Region.at, "region belongs to dialect openai: Anthropic's answers say theirs")
+	}
+	p.Region = v.Region.v
+	if p.Region != "" || p.URL == nil || p.Dialect != dialect.OpenAI {
+		return
+	}
+	if region, ok := strings.CutSuffix(p.URL.Hostname(), ".api.openai.com"); ok {
+		p.Region = region
+	}
 }
 
 // envName is a portable name of an environment variable.

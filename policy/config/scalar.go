@@ -14,6 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"airgate/accounting"
 	"airgate/accounting/money"
 )
 
@@ -406,10 +407,22 @@ func guessUnit(word string) string {
 	return ""
 }
 
-// instant is a time in RFC 3339, or a bare date: 00:00 of that day in UTC.
+// instant is a time in RFC 3339, or a bare date: 00:00 of that day in UTC, or
+// in the zone of the entry it stands in.
 type instant struct {
 	at
-	v time.Time
+	v    time.Time // of a date in UTC
+	date bool
+}
+
+// in is the instant for an entry with a zone.
+func (i *instant) in(z *time.Location) time.Time {
+	if !i.date || z == nil {
+		return i.v
+	}
+	// Noon is in every day that the zone had: not each began at 00:00.
+	y, m, d := i.v.Date()
+	return accounting.Day.At(time.Date(y, m, d, 12, 0, 0, 0, z), z).Start.UTC()
 }
 
 func (i *instant) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
@@ -418,14 +431,15 @@ func (i *instant) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
 		return
 	}
 	t, err := time.Parse(time.DateOnly, v)
-	if err != nil {
+	date := err == nil
+	if !date {
 		t, err = time.Parse(time.RFC3339, v)
 	}
 	if err != nil || t.Year() < 1970 {
 		d.report(n, "%s is not a time: write a date such as 2026-11-01 or RFC 3339 such as 2026-11-01T09:00:00Z", quote(v))
 		return
 	}
-	i.at, i.v = d.at(n), t.UTC()
+	i.at, i.v, i.date = d.at(n), t.UTC(), date
 }
 
 // period is a duration such as 5s.

@@ -62,6 +62,8 @@ type provider struct {
 	Insecure   boolean    `config:"insecure" doc:"Plain http beyond loopback is meant."`
 	CAFile     text       `config:"caFile" doc:"Authorities that may vouch for it; the system's if absent."`
 	Tags       dict[text] `config:"tags" doc:"For rules: provider.tags.region."`
+	Region     choice     `config:"region" oneof:"us eu other" doc:"Where calls are inferred, if that is billed apart; by the host of the URL for OpenAI's own."`
+	Tier       choice     `config:"serviceTier" oneof:"default priority" doc:"What the account serves calls on that name no tier; default if absent."`
 	Exclusive  list[text] `config:"exclusive" doc:"The teams that alone use this account."`
 	Timeouts   timeouts   `config:"timeouts" doc:"How long to wait for it."`
 	Retry      anything   `config:"retry,later"`
@@ -87,6 +89,7 @@ type model struct {
 	Aliases         list[label]  `config:"aliases" also:"/:" doc:"Other names callers may use."`
 	MaxOutputTokens count        `config:"maxOutputTokens" max:"2147483647" doc:"The most one answer holds; from the catalogue if absent."`
 	ContextWindow   count        `config:"contextWindow" max:"2147483647" doc:"The most input it takes; from the catalogue if absent."`
+	InputOverhead   count        `config:"inputOverhead" max:"2147483647" doc:"Input tokens that the provider may count beyond the bytes of the body; by dialect if absent or less."`
 	Retry           anything     `config:"retry,later"`
 }
 
@@ -208,16 +211,21 @@ type budget struct {
 	MaxAccounts  count          `config:"maxAccounts" max:"100000" doc:"Accounts of each: user or session; beyond them one shared one."`
 	WarnAt       anything       `config:"warnAt,later"`
 	OnStoreDown  anything       `config:"onStoreDown,later"`
-	ClampOutput  anything       `config:"clampOutput,later"`
+	ClampOutput  clampOutput    `config:"clampOutput" doc:"A call that does not fit gets a lower output cap instead of a refusal."`
+}
+
+type clampOutput struct {
+	at
+	FloorTokens count `config:"floorTokens,required" max:"2147483647" doc:"No cap is lowered below it."`
 }
 
 type override struct {
 	at
-	For    match    `config:"for,required" doc:"Those of the budget's calls that it holds for."`
-	USD    dollars  `config:"usd,required" doc:"Their bound."`
-	By     text     `config:"by" doc:"Who agreed to it."`
-	Reason text     `config:"reason" doc:"Why."`
-	Until  anything `config:"until,later"`
+	For    match   `config:"for,required" doc:"Those of the budget's calls that it holds for."`
+	USD    dollars `config:"usd,required" doc:"Their bound."`
+	By     text    `config:"by" doc:"Who agreed to it."`
+	Reason text    `config:"reason" doc:"Why."`
+	Until  instant `config:"until" doc:"First instant it no longer holds; a bare date is 00:00 in the budget's timeZone."`
 }
 
 type pricesSection struct {

@@ -84,6 +84,8 @@ type Provider struct {
 	CAFile         string // authorities that may vouch for the provider; "" = the system's
 	Tags           map[string]string
 	Exclusive      []string // teams that alone use this provider account; nil = shared
+	Region         string   // where calls are inferred, if that is billed apart; "" = not
+	ServiceTier    string   // of calls that name none; "" = the standard one
 
 	ConnectTimeout time.Duration // 0 = envoy/xds decides
 	IdleTimeout    time.Duration // longest silence within an answer; 0 = envoy/xds decides
@@ -118,13 +120,13 @@ type ModelTerms struct {
 	MaxOutput  money.Tokens // the most the provider generates in one answer; never 0
 	Context    money.Tokens // the most it reads; 0 = not known
 	// Overhead is what the provider may count as input beyond the bytes of the
-	// body, over and above its dialect's own allowance.
+	// body, where that is more than its dialect's own allowance.
 	Overhead money.Tokens
 }
 
 type terms struct {
-	vendor, upstream   string
-	maxOutput, context money.Tokens
+	vendor, upstream             string
+	maxOutput, context, overhead money.Tokens
 }
 
 // Model returns the terms of a canonical model name for a call admitted at at:
@@ -134,7 +136,7 @@ func (s *Snapshot) Model(canonical string, at time.Time) ModelTerms {
 	if !ok {
 		return ModelTerms{}
 	}
-	out := ModelTerms{MaxOutput: t.maxOutput, Context: t.context}
+	out := ModelTerms{MaxOutput: t.maxOutput, Context: t.context, Overhead: t.overhead}
 	if p, ok := s.Prices.Price(t.vendor, t.upstream, at); ok {
 		out.Price, out.Overridden = p, p.Source == overrideSource
 	}

@@ -108,7 +108,10 @@ func valueView(v reflect.Value) any {
 	case *rate:
 		return strconv.FormatInt(x.n, 10) + "/" + unitOf(x.per)
 	case *instant:
-		return moment(x.v)
+		if x.date {
+			return x.v.Format(time.DateOnly)
+		}
+		return x.v.Format(time.RFC3339Nano)
 	case *period:
 		return x.v.String()
 	case *zone:

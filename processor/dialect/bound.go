@@ -14,8 +14,7 @@ type inputTable struct {
 // exchanges (tokens above bytes: OpenAI none without hidden prompts; Anthropic
 // its tool-use system prompt, 264 to 675 tokens by model) with room above
 // them, and are checked against recordings by a test. A model with a hidden
-// prompt beyond that needs an overhead of its own (OpenAI's reasoning mode pro
-// was seen at 1,316). Images: OpenAI's dearest is a gpt-4o-mini image of eight
+// prompt beyond that needs an overhead of its own. Images: OpenAI's dearest is a gpt-4o-mini image of eight
 // tiles, 2,833 + 8 × 5,667; Anthropic's newest models take about 4,000.
 func inputOf(n Name) inputTable {
 	if n == Anthropic {
@@ -26,26 +25,24 @@ func inputOf(n Name) inputTable {
 
 // InputBound is the most input tokens a request can be billed: its bytes plus
 // an overhead, or the context window where that is smaller. overhead is the
-// model's own proven one; 0 takes the dialect's. context 0 means that the
-// window is unknown. Input that bytes do not bound (References, Files) is the
-// whole window, or 2³¹−1 without one: nobody can afford what nobody knows.
+// model's own proven one, where it is above the dialect's. context 0 means that
+// the window is unknown. Input that bytes do not bound (References, Files,
+// HiddenPrompt: 233 bytes were seen to be 1,549 tokens) is the whole window, or 2³¹−1 without one: nobody can afford what nobody knows.
 // Each step that the provider takes of its own (ServerCalls, ServerTools) may
 // bill as much again; that is the caller's to add.
 func InputBound(r *Request, overhead, context money.Tokens) money.Tokens {
 	if context <= 0 {
 		context = maxCount
 	}
-	if r.References || r.Files {
+	if r.References || r.Files || r.HiddenPrompt {
 		return context
 	}
 	t := inputOf(r.Dialect)
-	if overhead <= 0 {
-		overhead = t.hidden
-		if r.Tools {
-			overhead = t.hiddenTools
-		}
+	hidden := t.hidden
+	if r.Tools {
+		hidden = t.hiddenTools
 	}
-	n := money.Tokens(r.BodyBytes-r.ImageBytes) + overhead + money.Tokens(r.Images)*t.image
+	n := money.Tokens(r.BodyBytes-r.ImageBytes) + max(hidden, overhead) + money.Tokens(r.Images)*t.image
 	return min(n, context)
 }
 

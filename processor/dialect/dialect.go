@@ -100,7 +100,8 @@ type Request struct {
 	// ServiceTier is as requested; Anthropic's speed "fast" is tier "fast".
 	ServiceTier  string
 	CacheWrite   bool // cache_control present: input may be billed as a cache write
-	CacheWrite1h bool
+	CacheWrite1h bool // a lifetime beyond the shortest is asked for: Anthropic's 1h, OpenAI's above 30m
+	HiddenPrompt bool // a mode in which the provider adds to the input what nobody can count (OpenAI's reasoning mode pro)
 	Store        bool // OpenAI responses store (default true)
 	Predicted    bool // prediction: rejected tokens are billed as output
 	Audio        bool // an audio answer is asked for

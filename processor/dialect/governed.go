@@ -58,6 +58,9 @@ const (
 	actMCP
 	actCache
 	actTTL
+	actLifetime
+	actRetention
+	actReasoning
 	actCount // a governed number that changes nothing
 	actType
 	actID
@@ -287,6 +290,12 @@ func (p *parser) apply(f *field, k kind, v Span) bool {
 		r.CacheWrite = r.CacheWrite || k != null
 	case actTTL:
 		r.CacheWrite1h = r.CacheWrite1h || k == text && string(p.name(v)) == "1h"
+	case actLifetime: // the default is the short one
+		r.CacheWrite1h = r.CacheWrite1h || k == text && string(p.name(v)) != "30m"
+	case actRetention:
+		r.CacheWrite1h = r.CacheWrite1h || k == text && string(p.name(v)) != "in_memory"
+	case actReasoning:
+		r.HiddenPrompt = r.HiddenPrompt || k == text && string(p.name(v)) != "standard"
 	default:
 		p.note(f, k, v)
 	}

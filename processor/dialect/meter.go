@@ -16,9 +16,9 @@ import (
 // once, in either order. The zero Meter reads nothing until Reset. Not safe
 // for concurrent use.
 type Meter struct {
-	// CacheWrite1h says that the request asked for a one-hour cache
-	// (Request.CacheWrite1h). Cache writes that Anthropic reports without a
-	// lifetime are then priced as such. Set it after Reset, which clears it.
+	// CacheWrite1h says that the request asked for a longer lifetime of what is
+	// cached (Request.CacheWrite1h). Cache writes that the provider reports
+	// without one are then priced as such. Set it after Reset, which clears it.
 	CacheWrite1h bool
 
 	op        Operation
@@ -446,7 +446,11 @@ func (m *Meter) openAIUsage() {
 	out := m.part(&all, f.v[outTokens])
 	var t usage.Tokens
 	t.CacheRead = m.part(&in, f.v[cacheRead])
-	t.CacheWrite5m = m.part(&in, f.v[cacheWrite])
+	if written := m.part(&in, f.v[cacheWrite]); m.CacheWrite1h {
+		t.CacheWrite1h = written
+	} else {
+		t.CacheWrite5m = written
+	}
 	t.InputAudio = m.part(&in, f.v[inAudio])
 	t.InputImage = m.part(&in, f.v[inImage])
 	t.Input = in

@@ -18,6 +18,8 @@ const (
 	openAITool
 	openAIContainer
 	openAIEdit
+	openAICache
+	openAIReasoning
 
 	messagesTop
 	countTop
@@ -55,6 +57,8 @@ var shapes = [shapeCount]shape{ //nolint:gochecknoglobals // an immutable table
 		{"prediction", actPrediction, noShape},
 		{"modalities", actModalities, noShape},
 		{"audio", actAudio, noShape},
+		{"prompt_cache_options", actNone, openAICache},
+		{"prompt_cache_retention", actRetention, noShape},
 	}},
 	responsesTop: {fields: []field{
 		{"model", actModel, noShape},
@@ -73,6 +77,9 @@ var shapes = [shapeCount]shape{ //nolint:gochecknoglobals // an immutable table
 		{"context_management", actNone, openAIEdit},
 		{"modalities", actModalities, noShape},
 		{"audio", actAudio, noShape},
+		{"prompt_cache_options", actNone, openAICache},
+		{"prompt_cache_retention", actRetention, noShape},
+		{"reasoning", actNone, openAIReasoning},
 	}},
 	completionsTop: {fields: []field{
 		{"model", actModel, noShape},
@@ -136,7 +143,9 @@ var shapes = [shapeCount]shape{ //nolint:gochecknoglobals // an immutable table
 		{"file_ids", actStoredList, noShape},
 		{"skills", actStoredList, noShape},
 	}},
-	openAIEdit: {close: closeEdit, fields: []field{{"type", actType, noShape}}},
+	openAIEdit:      {close: closeEdit, fields: []field{{"type", actType, noShape}}},
+	openAICache:     {fields: []field{{"ttl", actLifetime, noShape}}},
+	openAIReasoning: {fields: []field{{"mode", actReasoning, noShape}}},
 
 	messagesTop: {fields: []field{
 		{"model", actModel, noShape},

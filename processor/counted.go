@@ -1,0 +1,192 @@
+package processor
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"airgate/accounting/record"
+)
+
+// maxStrangers bounds what one second of refused strangers takes; the rest of
+// that second is counted under the network "other".
+const maxStrangers = 1024
+
+// strangers counts refusals of callers without a valid key by code, source
+// network and second.
+type strangers struct {
+	mu   sync.Mutex
+	seen map[strangerKey]int64
+}
+
+type strangerKey struct {
+	second  int64
+	code    Code
+	network string
+}
+
+func (s *strangers) add(code Code, source string, now time.Time) {
+	k := strangerKey{now.Unix(), code, network(source)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.seen[k]; !ok && len(s.seen) >= maxStrangers {
+		k.network = "other"
+	}
+	s.seen[k]++
+}
+
+// network is the /24 of an IPv4 source, the /48 of an IPv6 one.
+func network(source string) string {
+	ap, err := netip.ParseAddrPort(source)
+	if err != nil {
+		return "unknown"
+	}
+	addr := ap.Addr().Unmap()
+	bits := 48
+	if addr.Is4() {
+		bits = 24
+	}
+	p, err := addr.WithZone("").Prefix(bits)
+	if err != nil {
+		return "unknown"
+	}
+	return p.String()
+}
+
+// take returns what was counted before the second of now, in order, and forgets
+// it.
+func (s *strangers) take(now time.Time) []counted {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var due []counted
+	for k, n := range s.seen {
+		if k.second != now.Unix() {
+			o := outcomeOf(k.code)
+			due = append(due, counted{
+				record: record.Record{
+					Type: record.Deny, Time: time.Unix(k.second, 0).UTC(), Decision: "deny", Code: string(k.code),
+					Class: string(o.class), Family: o.class.Family(), Status: o.status, Count: n, Source: k.network,
+				},
+				back: func() { s.putBack(k, n) },
+			})
+			delete(s.seen, k)
+		}
+	}
+	return due
+}
+
+func (s *strangers) putBack(k strangerKey, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[k] += n
+}
+
+// ownDenials is how many refusals of one key for one reason have records of
+// their own in a minute; the rest of that minute is one record with a count, so
+// that a flood of bad calls cannot fill the disk.
+const ownDenials = 10
+
+// repeated counts refusals of known keys by key and code. Both are few: it is
+// bounded by the config.
+type repeated struct {
+	mu   sync.Mutex
+	seen map[repeatedKey]*repeats
+}
+
+type repeatedKey struct {
+	keyID string
+	code  Code
+}
+
+// repeats is one key's refusals for one reason in a minute, or longer while the
+// journal cannot be written.
+type repeats struct {
+	minute int64
+	own    int            // refusals that asked for a record of their own
+	rest   *record.Record // with the count of those that have none; nil = there are none
+}
+
+// own says whether a refusal shall have a record of its own.
+func (r *repeated) own(keyID string, code Code, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k, minute := repeatedKey{keyID, code}, now.Unix()/60
+	have := r.seen[k]
+	switch {
+	case have == nil:
+		have = &repeats{minute: minute}
+		r.seen[k] = have
+	case have.minute != minute && have.rest == nil:
+		*have = repeats{minute: minute}
+	}
+	have.own++
+	return have.own <= ownDenials
+}
+
+// add counts a refusal that has no record of its own.
+func (r *repeated) add(rec *record.Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := repeatedKey{rec.KeyID, Code(rec.Code)}
+	have := r.seen[k]
+	if have == nil {
+		have = &repeats{minute: rec.Time.Unix() / 60}
+		r.seen[k] = have
+	}
+	if have.rest == nil {
+		have.rest = &record.Record{
+			Type: record.Deny, Time: time.Unix(have.minute*60, 0).UTC(), KeyID: rec.KeyID, KeyName: rec.KeyName, Team: rec.Team, TeamPath: rec.TeamPath,
+			CostCenter: rec.CostCenter, Tags: rec.Tags, Decision: rec.Decision, Code: rec.Code, Class: rec.Class, Family: rec.Family,
+			Status: rec.Status, ConfigHash: rec.ConfigHash,
+		}
+	}
+	have.rest.Count += max(rec.Count, 1)
+}
+
+// take returns what was counted before the minute of now, and forgets it.
+func (r *repeated) take(now time.Time) []counted {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var due []counted
+	for k, have := range r.seen {
+		if have.minute == now.Unix()/60 {
+			continue
+		}
+		if rest := have.rest; rest != nil {
+			due = append(due, counted{*rest, func() { r.add(rest) }})
+		}
+		delete(r.seen, k)
+	}
+	return due
+}
+
+// counted is one record that stands for several refusals. back takes it back
+// into the count.
+type counted struct {
+	record record.Record
+	back   func()
+}
+
+// Flush appends one denial record for each code, network and second before now
+// in which strangers were refused, and for each key and code of which a minute
+// before now had more refusals than have records of their own. The caller calls
+// it about once a second and once at the end, with a time beyond every refusal.
+// What a crash loses is the counts of the running second and minute.
+func (p *Processor) Flush(now time.Time) error {
+	due := append(p.strangers.take(now), p.repeated.take(now)...)
+	slices.SortFunc(due, func(a, b counted) int {
+		return cmp.Or(a.record.Time.Compare(b.record.Time), cmp.Compare(a.record.Code, b.record.Code),
+			cmp.Compare(a.record.Source, b.record.Source), cmp.Compare(a.record.KeyID, b.record.KeyID))
+	})
+	for i := range due {
+		if _, err := p.cfg.Journal.Append(&due[i].record); err != nil {
+			for _, c := range due[i:] {
+				c.back()
+			}
+			return err
+		}
+	}
+	return nil
+}
