@@ -153,7 +153,7 @@ func (s *Stream) estimate(now time.Time, r *dialect.Reading) *usage.Usage {
 		// Hidden reasoning, or an answer that came in one piece: what was seen
 		// is not all that was made.
 		item.Tokens.Output = max(made, counted)
-		s.source = usage.Estimated
+		s.source = usage.None
 	}
 	if r.HasInput && s.source == usage.Estimated {
 		s.source = usage.Partial

@@ -61,6 +61,7 @@ type book struct {
 	fail    bool
 	records []record.Record
 	told    int
+	state   *accounting.Balances
 }
 
 var errBook = errors.New("disk is gone")
@@ -70,6 +71,7 @@ func (b *book) Append(r *record.Record) (journal.Position, error) {
 		return 0, errBook
 	}
 	b.records = append(b.records, *r)
+	b.state.Apply(r)
 	return journal.Position(len(b.records)), nil
 }
 
@@ -130,6 +132,15 @@ func (e *env) begin(yaml string) {
 	t := e.t
 	t.Helper()
 	e.now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	e.book = &book{state: accounting.NewBalances()}
+	e.ids = map[string]string{}
+	e.start(yaml)
+}
+
+// load is the config of yaml, with a key of team search.
+func (e *env) load(yaml string) *config.Snapshot {
+	t := e.t
+	t.Helper()
 	id, text, hash, err := policy.NewKey(strings.NewReader(strings.Repeat("a fixed source of bytes for tests ", 100)))
 	if err != nil {
 		t.Fatal(err)
@@ -137,8 +148,23 @@ func (e *env) begin(yaml string) {
 	e.key = text
 	yaml = "apiVersion: airgate/v1\n" + yaml + fmt.Sprintf("\nkeys: [{id: %s, team: search, name: k, secrets: [{hash: %q, created: 2026-01-01}]}]\n",
 		id, policy.FormatHash(hash))
-	e.snap, err = config.LoadBytes("test.yaml", []byte(yaml), e.now)
+	snap, err := config.LoadBytes("test.yaml", []byte(yaml), e.now)
 	if err != nil {
+		t.Fatal(err)
+	}
+	return snap
+}
+
+// start begins an airgate on the book as it is, as the gateway does.
+func (e *env) start(yaml string) {
+	t := e.t
+	t.Helper()
+	e.snap = e.load(yaml)
+	_, err := processor.SettleOrphans(e.book, e.book.state, e.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := processor.AuditOverrides(e.book, e.book.state, e.snap, e.now); err != nil {
 		t.Fatal(err)
 	}
 	e.ledger, err = accounting.New(accounting.Config{Store: memory.New(), Replica: "test.1"})
@@ -148,8 +174,9 @@ func (e *env) begin(yaml string) {
 	if err := e.ledger.Apply(e.snap.Limits, e.now); err != nil {
 		t.Fatal(err)
 	}
-	e.book = &book{}
-	e.ids = map[string]string{}
+	if err := e.ledger.Restore(e.book.state, e.now); err != nil {
+		t.Fatal(err)
+	}
 	e.proc, err = processor.New(processor.Config{
 		Snapshot: func() *config.Snapshot { return e.snap }, Ledger: e.ledger, Journal: e.book,
 		HashKey: []byte("0123456789abcdef"), BodyBytes: 1 << 20, Log: slog.New(slog.DiscardHandler),

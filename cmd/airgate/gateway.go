@@ -201,7 +201,10 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	if orphans > 0 {
 		g.log.Warn("calls that were open at the last end are charged at their bound", slog.Int("calls", orphans))
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return processor.AuditOverrides(g.journal, g.balances, g.snapshot, time.Now())
 }
 
 func (g *gateway) openLedger(context.Context) (err error) {
@@ -264,7 +267,7 @@ func (g *gateway) openProcessor(ctx context.Context) (err error) {
 	}
 	g.reloader, err = config.NewReloader(config.ReloaderConfig{
 		Path: g.config, Initial: g.snapshot, Check: sameProviders, Log: g.log, Registerer: g.registry,
-		Apply: func(next *config.Snapshot) error { return g.ledger.Apply(next.Limits, time.Now()) },
+		Apply: g.apply,
 	})
 	if err != nil {
 		return err
@@ -277,8 +280,16 @@ func (g *gateway) openProcessor(ctx context.Context) (err error) {
 		return err
 	}
 	g.task("config reload", func() error { return g.reloader.Run(ctx) })
-	g.task("count of strangers", func() error { return g.countStrangers(ctx) })
+	g.task("count of refusals", func() error { return g.countRefusals(ctx) })
 	return nil
+}
+
+// apply makes a changed config ready before it takes effect.
+func (g *gateway) apply(next *config.Snapshot) error {
+	if err := processor.AuditOverrides(g.journal, g.balances, next, time.Now()); err != nil {
+		return err
+	}
+	return g.ledger.Apply(next.Limits, time.Now())
 }
 
 // openSocket comes last: from here on there are callers.
@@ -343,9 +354,9 @@ func (g *gateway) ready(ctx context.Context) error {
 	return conn.Close()
 }
 
-// countStrangers writes, every second, how many callers without a valid key
-// were refused.
-func (g *gateway) countStrangers(ctx context.Context) error {
+// countRefusals writes, every second, how many refusals have no record of their
+// own.
+func (g *gateway) countRefusals(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -354,7 +365,7 @@ func (g *gateway) countStrangers(ctx context.Context) error {
 			return nil
 		case now := <-tick.C:
 			if err := g.processor.Flush(now); err != nil {
-				g.log.Error("refused strangers are not recorded yet", slog.Any("error", err))
+				g.log.Error("counted refusals are not recorded yet", slog.Any("error", err))
 			}
 		}
 	}
