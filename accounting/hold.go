@@ -34,6 +34,16 @@ type holdEntry struct {
 // succeeded, Settle or Release has not been called.
 func (h *Hold) Open() bool { return h.open }
 
+// Budgeted reports whether a budget, enforced or shadow, covers the call.
+func (h *Hold) Budgeted() bool {
+	for i := range h.n {
+		if h.at(i).member.Resource == USD {
+			return true
+		}
+	}
+	return false
+}
+
 // AppendLimits appends every limit that was checked for the call, enforced or
 // shadow, with its figures before this call. After a refusal they end with the
 // limits of the account that refused. They stay until the Hold is used again.

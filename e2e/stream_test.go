@@ -36,7 +36,7 @@ func TestStream(t *testing.T) {
 	w.quiet()
 }
 
-// Streams that callers leave are settled as partial or estimated within a
+// Streams that callers leave are settled as partial or none within a
 // second, never 0; the provider stops and no hold is left.
 func TestCallerLeavesMidStream(t *testing.T) {
 	w := newWorld(t, worldOptions{policy: `teams:
@@ -47,7 +47,7 @@ budgets: [{name: search, match: {team: search}, usd: 100, per: month}]
 		call   call
 		source string
 	}{
-		"openai":    {call{body: streamBody, script: "chunks 100; every 50ms; out 400"}, "estimated"},
+		"openai":    {call{body: streamBody, script: "chunks 100; every 50ms; out 400"}, "none"}, // its reasoning is hidden
 		"anthropic": {call{path: "/v1/messages", body: strings.Replace(streamBody, "gpt-5.4-mini\",\"stream", "claude-sonnet\",\"max_tokens\":50,\"stream", 1), script: "in 700; chunks 100; every 50ms; out 400"}, "partial"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -68,7 +68,34 @@ func (s *Stream) admit(now time.Time) Action {
 	if r := s.reserve(now); r != nil {
 		return s.refuseLimit(r, now)
 	}
+	if s.snap.Shadow {
+		s.wouldLackBudget()
+	}
 	return nil
+}
+
+// soften refuses, or says in would_deny that it would have: with enforcement:
+// shadow.
+func (s *Stream) soften(code Code, now time.Time, why string) Action {
+	if !s.snap.Shadow {
+		return s.refuse(code, now, why)
+	}
+	if !slices.Contains(s.decision.WouldDeny, string(code)) {
+		s.decision.WouldDeny = append(s.decision.WouldDeny, string(code))
+	}
+	return nil
+}
+
+// wouldLackBudget says what the budgets, which are all in shadow mode, would have
+// refused for.
+func (s *Stream) wouldLackBudget() {
+	covered := s.hold.Budgeted()
+	switch {
+	case covered && s.boundless:
+		_ = s.soften(CostUnbounded, time.Time{}, "")
+	case !covered && !s.snap.AllowUnbudgeted:
+		_ = s.soften(BudgetMissing, time.Time{}, "")
+	}
 }
 
 // reserve holds the worst case. Where that does not fit what is left, and every
@@ -171,7 +198,7 @@ func (s *Stream) exclusive(now time.Time) Action {
 	if p := s.provider(); len(p.Exclusive) == 0 || s.among(p.Exclusive) {
 		return nil
 	}
-	return s.refuse(ModelDenied, now, "model "+s.decision.Target.Model+" is served by a provider account that is another team's alone")
+	return s.soften(ModelDenied, now, "model "+s.decision.Target.Model+" is served by a provider account that is another team's alone")
 }
 
 // among says whether the key's team or one above it is in teams.
@@ -186,13 +213,14 @@ func (s *Stream) bound(now time.Time) Action {
 	}
 	price := s.terms.Price
 	if price == nil && !s.snap.AllowUnpriced {
-		return s.refuse(ModelUnpriced, now, "model "+s.decision.Target.Model+" has no price; the finance config's prices: can name one")
+		if a := s.soften(ModelUnpriced, now, "model "+s.decision.Target.Model+" has no price; the finance config's prices: can name one"); a != nil {
+			return a
+		}
 	}
 	room, budgeted := s.p.cfg.Ledger.Room(s.snap.Limits, &s.subject, now)
-	if budgeted {
-		if what := s.unbounded(); what != "" {
-			return s.refuse(CostUnbounded, now, what+", so its cost has no bound, and a strict budget covers it")
-		}
+	what := s.unbounded()
+	if s.boundless = what != ""; s.boundless && budgeted {
+		return s.refuse(CostUnbounded, now, what+", so its cost has no bound, and a strict budget covers it")
 	}
 	s.boundIn = s.inputBound()
 	s.capOutput(room, budgeted)
@@ -202,7 +230,10 @@ func (s *Stream) bound(now time.Time) Action {
 	worst, err := s.worst()
 	switch {
 	case errors.Is(err, money.ErrOverflow), worst > maxCredible:
-		return s.refuse(CostUnbounded, now, "the call can cost more than can be counted; lower its output cap or its choices")
+		if a := s.soften(CostUnbounded, now, "the call can cost more than can be counted; lower its output cap or its choices"); a != nil {
+			return a
+		}
+		worst = maxCredible
 	case err != nil && budgeted:
 		return s.refuse(CostUnbounded, now, "a part of the call has no price ("+err.Error()+")")
 	}
@@ -361,7 +392,7 @@ func (s *Stream) foreignObjects(now time.Time) Action {
 	if p := s.provider(); len(p.Exclusive) == 1 && s.among(p.Exclusive) {
 		return nil
 	}
-	return s.refuse(RuleDenied, now, "the call refers to an object stored at the provider ("+s.request.Stored+
+	return s.soften(RuleDenied, now, "the call refers to an object stored at the provider ("+s.request.Stored+
 		"), which airgate cannot show to be your team's; send the content itself, or ask for a provider account of your own (exclusive)")
 }
 
@@ -380,7 +411,7 @@ func (s *Stream) toolModel(now time.Time) Action {
 			return nil
 		}
 	}
-	return s.refuse(ModelDenied, now, "a tool of the call names model "+strconv.Quote(name)+", which this key may not use")
+	return s.soften(ModelDenied, now, "a tool of the call names model "+strconv.Quote(name)+", which this key may not use")
 }
 
 // pick turns the random tail of a UUIDv7 into [0,1).

@@ -57,10 +57,12 @@ type Stream struct {
 	cap      money.Tokens // the cap airgate set or lowered, to be announced; 0 = none
 	boundIn  money.Tokens // input tokens held
 	reserved money.NanoUSD
-	hold     accounting.Hold
-	intent   journal.Position
-	admitted time.Time // whose prices hold
-	forward  time.Time // when the request was let go
+	// boundless says that the worst case is none: no strict budget covers it.
+	boundless bool
+	hold      accounting.Hold
+	intent    journal.Position
+	admitted  time.Time // whose prices hold
+	forward   time.Time // when the request was let go
 
 	// From the answer.
 	meter      dialect.Meter

@@ -17,14 +17,15 @@ func (c *compiler) compileLimits() {
 	budgeted := slices.ContainsFunc(all, func(l accounting.Limit) bool {
 		return l.Resource == accounting.USD && l.Mode == accounting.Enforce
 	})
-	if !budgeted && !c.snapshot.AllowUnbudgeted && len(c.Models.entries) > 0 {
+	unbudgeted := c.snapshot.AllowUnbudgeted || c.snapshot.Shadow
+	if !budgeted && !unbudgeted && len(c.Models.entries) > 0 {
 		c.warn(c.Models.at, "no budget is enforced, so every call is refused (budget_missing): add budgets, or say unbudgeted: allow")
 	}
 	if len(*c.problems) > 0 {
 		return // the table is made of what is right
 	}
 	var err error
-	c.snapshot.Limits, err = accounting.Rules{Limits: all, AllowUnbudgeted: c.snapshot.AllowUnbudgeted}.Compile()
+	c.snapshot.Limits, err = accounting.Rules{Limits: all, AllowUnbudgeted: unbudgeted}.Compile()
 	if err == nil {
 		return
 	}

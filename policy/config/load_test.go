@@ -267,8 +267,8 @@ func TestShadow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.Shadow || !s.AllowUnbudgeted || !s.AllowUnpriced {
-		t.Errorf("Shadow, AllowUnbudgeted, AllowUnpriced = %v, %v, %v, want all true", s.Shadow, s.AllowUnbudgeted, s.AllowUnpriced)
+	if !s.Shadow || s.AllowUnbudgeted || s.AllowUnpriced {
+		t.Errorf("Shadow, AllowUnbudgeted, AllowUnpriced = %v, %v, %v, want only the first", s.Shadow, s.AllowUnbudgeted, s.AllowUnpriced)
 	}
 	for _, l := range limitsOf(t, platform+"enforcement: shadow\nbudgets: [{name: search, usd: 5, per: month}]\nlimits: [{name: rps, requests: 5/s}]\n") {
 		if l.Mode == 0 {

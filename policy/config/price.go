@@ -133,7 +133,7 @@ func (c *compiler) term(prices *accounting.Catalogue, e *entry[model], overridde
 		c.report(e.name.at, "the catalogue does not know what %s of dialect %s generates at most: add maxOutputTokens (and contextWindow), or correct upstreamModel", quote(t.upstream), t.vendor)
 	case t.maxOutput == 0:
 		c.report(e.name.at, "the catalogue does not know what %s generates at most: add maxOutputTokens (1 if it only embeds)", quote(t.upstream))
-	case !priced && c.snapshot.AllowUnpriced:
+	case !priced && (c.snapshot.AllowUnpriced || c.snapshot.Shadow):
 		c.warn(e.name.at, "model %s has no price, so its calls are recorded as unpriced: add prices.usdPerMillionTokens.%s", quote(name), name)
 	case !priced:
 		c.warn(e.name.at, "model %s has no price, so its calls are refused (model_unpriced): add prices.usdPerMillionTokens.%s", quote(name), name)

@@ -51,8 +51,8 @@ type Snapshot struct {
 	MaxTokensPerSecond int64 // what a provider can generate at most, for answers that end without usage
 
 	// Shadow is enforcement: shadow. Policy and Limits are compiled with it
-	// already; who answers for a check of his own (unbudgeted, unpriced,
-	// unbounded cost) asks here.
+	// already; who answers for a check of his own (unpriced, unbounded cost)
+	// asks here.
 	Shadow          bool
 	AllowUnbudgeted bool // a call that no enforced budget covers passes
 	AllowUnpriced   bool // a call of a model without a price passes, recorded as unpriced
