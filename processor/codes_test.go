@@ -3,7 +3,9 @@ package processor_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -53,10 +55,8 @@ func denial(t *testing.T, a processor.Action) string {
 	if said.Needed != nil {
 		out += fmt.Sprintf(": used %s, reserved %s of %s, needs %s", *said.Used, *said.Reserved, *said.LimitUSD, *said.Needed)
 	}
-	for _, h := range d.Headers {
-		if h.Name == "retry-after" {
-			out += ", again in " + h.Value + "s"
-		}
+	if i := slices.IndexFunc(d.Headers, func(h processor.Header) bool { return h.Name == "retry-after" }); i >= 0 {
+		out += ", again in " + d.Headers[i].Value + "s"
 	}
 	if said.Reset != nil {
 		out += ", renewed " + *said.Reset
@@ -280,6 +280,42 @@ func TestClampOutput(t *testing.T) {
 				e.holdsNothing(t)
 			}
 		})
+	}
+}
+
+// Callers that clamp at once share the room: none passes the limit, each is let
+// go with a cap that was held, or refused with the figures it came with.
+func TestClampersAtOnce(t *testing.T) {
+	e := &env{t: t}
+	e.begin(codesBase + "budgets: [{name: b, usd: 0.02, per: total, clampOutput: {floorTokens: 10}}]\n")
+	head := e.headers(":method: POST\n:path: /v1/chat/completions\nauthorization: Bearer KEY\ncontent-length: 60")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				s := e.proc.Begin(e.now)
+				s.Step(&processor.RequestHeaders{Headers: head, Now: e.now})
+				switch a := s.Step(&processor.RequestBody{Body: []byte(usual), Now: e.now}).(type) {
+				case *processor.Forward:
+					if b := e.ledger.Budgets(e.now)[0]; b.Spent+b.Reserved > b.Limit {
+						t.Errorf("spent %s and reserved %s of %s", b.Spent, b.Reserved, b.Limit)
+					}
+					s.Step(&processor.ResponseHeaders{Headers: []processor.Header{{Name: ":status", Value: "500"}}, EndOfStream: true, Details: "via_upstream", Now: e.now})
+				case *processor.Deny:
+					if !strings.Contains(string(a.Body), `"needed_usd":"0.010181"`) {
+						t.Errorf("refused with %s, want the figures of the whole call", a.Body)
+					}
+				default:
+					t.Errorf("action %+v", a)
+				}
+				s.Close(e.now, true)
+				s.Finish(e.now, processor.Cause{})
+			}
+		})
+	}
+	wg.Wait()
+	if got := e.budgets(); got != "b: spent 0, reserved 0 of 0.02\n" {
+		t.Errorf("at the end %s", got)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -58,6 +59,7 @@ type env struct {
 
 // book is an in-memory journal.
 type book struct {
+	mu      sync.Mutex
 	fail    bool
 	records []record.Record
 	told    int
@@ -67,6 +69,8 @@ type book struct {
 var errBook = errors.New("disk is gone")
 
 func (b *book) Append(r *record.Record) (journal.Position, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.fail {
 		return 0, errBook
 	}

@@ -41,12 +41,12 @@ func TestExpire(t *testing.T) {
 		noon := time.Now().AddDate(0, 0, 1)
 		fill(t, s, "yesterday", time.Now(), noon)
 		fill(t, s, "total", time.Now(), time.Time{})
-		time.Sleep(24*time.Hour - 1)
+		time.Sleep(24*time.Hour - time.Nanosecond)
 		fill(t, s, "today", time.Now(), noon.AddDate(0, 0, 1))
 		if got, want := windows(s), 6000; got != want {
 			t.Errorf("windows before Expire = %d, want %d", got, want)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		fill(t, s, "tomorrow", time.Now(), noon.AddDate(0, 0, 2))
 		if got, want := windows(s), 6000; got != want {
 			t.Errorf("windows at Expire = %d, want %d: 2000 dropped, 2000 new", got, want)
