@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -91,6 +92,12 @@ func TestBalances(t *testing.T) {
 		"an adjustment without accounts is ignored": {
 			records: []*record.Record{intent("a", noon, 50, month), settle("a", noon, 50), {Type: record.Adjust, RequestID: "a", Time: noon, Cost: -30}},
 			month:   50, ignored: 1,
+		},
+		"a sum stops at the greatest amount": {
+			records: []*record.Record{
+				intent("a", noon, 50, month), settle("a", noon, math.MaxInt64-1), intent("b", noon, 50, month), settle("b", noon, 50),
+			},
+			month: math.MaxInt64,
 		},
 		"denials and administration book nothing": {
 			records: []*record.Record{

@@ -370,6 +370,29 @@ func TestSharedAccount(t *testing.T) {
 	}
 }
 
+// TestLowestOfAnAccount: of the enforced amounts that an account has for a call
+// the lowest bounds, wherever it stands, and though the account may have more
+// in hand for other calls.
+func TestLowestOfAnAccount(t *testing.T) {
+	low := accounting.Limit{
+		Name: "low", Resource: accounting.USD, Amount: cents(60), Window: accounting.Month,
+		Overrides: []accounting.Override{{For: accounting.Match{Key: []string{"k"}}, Amount: cents(40)}},
+	}
+	high := accounting.Limit{Name: "high", Resource: accounting.USD, Amount: cents(100), Window: accounting.Month}
+	for _, order := range [][]accounting.Limit{{low, high}, {high, low}} {
+		for key, least := range map[string]int64{"k": 41, "other": 61} {
+			l := newLedger(t)
+			table := apply(t, l, order...)
+			var h accounting.Hold
+			r := admit(l, &h, table, subject(key, "t"), accounting.Need{USD: usd(least)}, noon)
+			if code(r) != accounting.BudgetInsufficient || r.Limit.Name != "low" {
+				t.Errorf("call of %d cents by %s, %s first = %+v, want %v by low", least, key, order[0].Name, r, accounting.BudgetInsufficient)
+			}
+			mustAdmit(t, l, &h, table, subject(key, "t"), accounting.Need{USD: usd(least - 1)}, noon)
+		}
+	}
+}
+
 // TestEdit: renaming or editing a limit keeps what was used; another identity
 // begins anew.
 func TestEdit(t *testing.T) {

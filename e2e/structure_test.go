@@ -23,7 +23,7 @@ import (
 // stands below it, nothing beside or above it. A pattern that ends in /… stands
 // for every package below that folder, not for the folder itself.
 var ranks = []string{
-	"e2e", "k8s",
+	"e2e", "e2e/mutants", "k8s",
 	"cmd/airgate",
 	"cmd/airgate/admin",
 	"cmd/airgate/provider",

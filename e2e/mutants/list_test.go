@@ -1,0 +1,246 @@
+package mutants
+
+// list is the safety lines of the engine and the journal.
+func list() []mutant {
+	return []mutant{
+		// The engine: what is held, granted and settled.
+		{
+			breaks: "a budget is a bound: what calls in flight hold counts",
+			file:   "accounting/account.go",
+			line:   "return need == 0 || w.inHand() >= need && need <= amount-w.used()-w.reserved()",
+			mutant: "return need == 0 || w.inHand() >= need && need <= amount-w.used()",
+			tests:  "TestLedgerEqualsNaive|TestHundredCallers|TestSharedAccount",
+		},
+		{
+			breaks: "a budget is a bound: only what is in hand is taken",
+			file:   "accounting/account.go",
+			line:   "return need == 0 || w.inHand() >= need && need <= amount-w.used()-w.reserved()",
+			mutant: "return need == 0 || need <= amount-w.used()-w.reserved()",
+			tests:  "TestReplicas|TestLedgerEqualsNaive|TestStoreDown",
+		},
+		{
+			breaks: "an admitted call holds its worst case",
+			file:   "accounting/reserve.go",
+			line:   "	w.held += need\n",
+			mutant: "",
+			tests:  "TestLedgerEqualsNaive|TestHundredCallers",
+		},
+		{
+			breaks: "a settlement gives back exactly what was held",
+			file:   "accounting/account.go",
+			line:   "	w.held -= held\n",
+			mutant: "",
+			tests:  "TestLedgerEqualsNaive|TestSettleOnce",
+		},
+		{
+			breaks: "what was spent counts",
+			file:   "accounting/account.go",
+			line:   "	w.spent += cost\n",
+			mutant: "",
+			tests:  "TestLedgerEqualsNaive|TestSettleOnce",
+		},
+		{
+			breaks: "an overdraft is booked, never dropped",
+			file:   "accounting/account.go",
+			line:   "	w.spent += cost\n",
+			mutant: "	w.spent += min(cost, held)\n",
+			tests:  "TestOverdraft",
+		},
+		{
+			breaks: "an overdraft is the owner's word, and reaches the others",
+			file:   "accounting/account.go",
+			line:   "	w.granted = max(w.granted, w.spent+w.held)\n",
+			mutant: "",
+			tests:  "TestOverdraft|TestLedgerEqualsNaive",
+		},
+		{
+			breaks: "a hold ends exactly once",
+			file:   "accounting/reserve.go",
+			line:   "	h.open = false\n",
+			mutant: "",
+			tests:  "TestSettleOnce|TestLedgerEqualsNaive",
+		},
+		{
+			breaks: "all limits or none: a refusal gives back what was taken before it",
+			file:   "accounting/reserve.go",
+			line:   "	l.metrics.denied(s, r.Limit.Name, Enforce)\n	l.end(h, Need{}, 0, now)\n",
+			mutant: "	l.metrics.denied(s, r.Limit.Name, Enforce)\n	h.open = false\n",
+			tests:  "TestAllOrNone",
+		},
+		{
+			breaks: "asking again for less begins with nothing of the first try",
+			file:   "accounting/reserve.go",
+			line:   "		if e := h.at(i); e.booked {\n			e.end(0, now)\n		}\n",
+			mutant: "",
+			tests:  "TestClamp|TestTryReserve|TestLedger",
+		},
+		{
+			breaks: "of two limits of one account the lowest enforced one bounds",
+			file:   "accounting/reserve.go",
+			line:   "lowest = min(lowest, e.terms.amount)",
+			mutant: "lowest = e.terms.amount",
+			tests:  "TestLowestOfAnAccount",
+		},
+		{
+			breaks: "shadow refuses nobody and does not loosen what is enforced",
+			file:   "accounting/reserve.go",
+			line:   "		if e := h.at(i); e.member.Mode == Enforce {\n			lowest",
+			mutant: "		if e := h.at(i); e.member.Mode == Shadow {\n			lowest",
+			tests:  "TestShadow|TestSharedAccount",
+		},
+		{
+			breaks: "a call that no enforced budget covers is refused",
+			file:   "accounting/reserve.go",
+			line:   "		if h.at(i).member.Mode == Enforce {\n			return nil",
+			mutant: "		if true {\n			return nil",
+			tests:  "TestUnbudgeted",
+		},
+		{
+			breaks: "a call settles in the window it was admitted in",
+			file:   "accounting/reserve.go",
+			line:   "e.window, e.used, e.reserved = w, w.used(), w.reserved()",
+			mutant: "e.window, e.used, e.reserved = a.windows[0], w.used(), w.reserved()",
+			tests:  "TestWindowOfAdmission|TestLedgerEqualsNaive",
+		},
+		{
+			breaks: "the store grants no more than the limit leaves",
+			file:   "accounting/quota/memory/memory.go",
+			line:   "grant := min(c.Want, w.limit-w.settled-w.escrowed)",
+			mutant: "grant := min(c.Want, w.limit-w.settled)",
+			tests:  "TestContract",
+		},
+		{
+			breaks: "the store grants what is needed or nothing",
+			file:   "accounting/quota/memory/memory.go",
+			line:   "if grant > 0 && grant >= c.Need {",
+			mutant: "if grant > 0 {",
+			tests:  "TestContract",
+		},
+		{
+			breaks: "a repeated sync changes nothing",
+			file:   "accounting/quota/memory/memory.go",
+			line:   "	if c.Seq == r.seq {\n		return\n	}\n",
+			mutant: "",
+			tests:  "TestContract",
+		},
+		{
+			breaks: "an old sync that comes late changes nothing",
+			file:   "accounting/quota/memory/memory.go",
+			line:   "	if c.Seq >= r.seq {\n		w.sync",
+			mutant: "	if true {\n		w.sync",
+			tests:  "TestContract",
+		},
+		{
+			breaks: "a store that lost a grant takes the owner's word",
+			file:   "accounting/quota/memory/memory.go",
+			line:   "		r.granted += lost\n		w.escrowed += lost\n",
+			mutant: "		r.granted += lost\n",
+			tests:  "TestContract",
+		},
+		{
+			breaks: "an old limit does not replace a newer one",
+			file:   "accounting/quota/memory/memory.go",
+			line:   "if c.Version > w.version {",
+			mutant: "if c.Version > 0 {",
+			tests:  "TestContract",
+		},
+		{
+			breaks: "a rate rounds against the caller",
+			file:   "accounting/bucket.go",
+			line:   "func (b *bucket) cost(n int64) int64 { return min(mulDiv(n, b.per, b.amount, up), maxDebt) }",
+			mutant: "func (b *bucket) cost(n int64) int64 { return min(mulDiv(n, b.per, b.amount, down), maxDebt) }",
+			tests:  "TestBucket",
+		},
+		{
+			breaks: "tokens used beyond what was held are debt",
+			file:   "accounting/bucket.go",
+			line:   "*tat = min(max(*tat, now)+d, now+maxDebt)",
+			mutant: "*tat += 0 * d",
+			tests:  "TestBucket|TestRates",
+		},
+
+		// Restart: what the records add up to.
+		{
+			breaks: "a settlement books its cost on the accounts of its intent",
+			file:   "accounting/balances.go",
+			line:   "		b.book(in.Accounts, r.Cost)\n",
+			mutant: "		b.book(in.Accounts, 0)\n",
+			tests:  "TestBalances",
+		},
+		{
+			breaks: "a settlement closes its intent, so that it is booked once",
+			file:   "accounting/balances.go",
+			line:   "		delete(b.open, r.RequestID)\n",
+			mutant: "",
+			tests:  "TestBalances",
+		},
+		{
+			breaks: "a sum never wraps into a full budget",
+			file:   "accounting/balances.go",
+			line:   "b.spent[a] = math.MaxInt64",
+			mutant: "b.spent[a] = min(sum, math.MaxInt64)",
+			tests:  "TestBalances",
+		},
+		{
+			breaks: "an account that two limits share is charged once",
+			file:   "accounting/balances.go",
+			line:   "l.Resource == \"usd\" && !slices.Contains(accounts, l.Account)",
+			mutant: "l.Resource == \"usd\"",
+			tests:  "TestBalances",
+		},
+		{
+			breaks: "a restart restores what was spent before the first call",
+			file:   "accounting/ledger.go",
+			line:   "			Spent:   int64(amount),\n",
+			mutant: "",
+			tests:  "TestRestore",
+		},
+
+		// Money: what a call costs at most, and what it cost.
+		// The request's life: the intent before the provider, the settlement on every exit.
+		{
+			breaks: "no intent, no upstream",
+			file:   "processor/request.go",
+			line:   "		return s.refuse(JournalUnavailable, e.Now, \"the audit journal cannot be written\")\n",
+			mutant: "		s.intent = 1\n",
+			tests:  "TestJournal|TestEveryLifeEnds|TestUnavailable|Test",
+		},
+		{
+			breaks: "the first answer byte waits for the intent's durability",
+			file:   "processor/response.go",
+			line:   "	a.Durable = s.intent\n	s.state = answering\n",
+			mutant: "	s.state = answering\n",
+			tests:  "TestTranscripts|Test",
+		},
+		{
+			breaks: "the settlement precedes the reply to the end of the answer",
+			file:   "processor/response.go",
+			line:   "	if e.EndOfStream || s.meter.Reading().Ending != dialect.Unfinished {\n		s.finish(e.Now)\n	}\n",
+			mutant: "",
+			tests:  "Test",
+		},
+		{
+			breaks: "a stream without a final usage never costs less than its input",
+			file:   "processor/settle.go",
+			line:   "	item.Tokens.Output = min(item.Tokens.Output, s.outputBound())\n",
+			mutant: "	item.Tokens = usage.Tokens{}\n",
+			tests:  "Test",
+		},
+
+		// The journal's place in a request: nothing leaves before it is on disk.
+		{
+			breaks: "an answer whose intent is not on disk does not leave",
+			file:   "envoy/extproc/exchange.go",
+			line:   "	return x.request.Step(&processor.NotDurable{Now: time.Now()})",
+			mutant: "	return action",
+			tests:  "TestDurable|TestNotDurable|Test.*Durab",
+		},
+		{
+			breaks: "an ext_proc stream never ends with OK before Envoy ends it",
+			file:   "envoy/extproc/server.go",
+			line:   "	return status.Error(code, \"airgate: \"+err.Error())\n",
+			mutant: "	return nil\n",
+			tests:  "TestNeverOK",
+		},
+	}
+}
