@@ -39,10 +39,11 @@ func TestAllocs(t *testing.T) {
 	call := func() {
 		mustAdmit(t, l, &h, table, s, need, noon)
 		l.Room(table, s, noon)
+		l.Clamp(table, s, need, noon)
 		l.Settle(&h, usd(3), 700, noon)
 	}
 	if n := testing.AllocsPerRun(1000, call); n != 0 {
-		t.Errorf("Enter, Reserve, Room, Settle allocate %v times, want 0", n)
+		t.Errorf("Enter, Reserve, Room, Clamp, Settle allocate %v times, want 0", n)
 	}
 }
 

@@ -34,5 +34,5 @@
 //
 // Files in reading order: event.go, action.go, stream.go, request.go,
 // admit.go, response.go, settle.go, then code.go, denial.go, counted.go, and
-// orphans.go: what a crash left open.
+// orphans.go and audit.go: what a start and a reload write.
 package processor
