@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -20,26 +21,38 @@ import (
 //
 //	header: magic [8] | version u32 | size u32 | uuid [16] | first seq u64 |
 //	        prev [32] | length u32, writer | pad | crc32c u32
-//	frame:  len u32 | type u8 | seq u64 | crc32c u32 | payload | pad
+//	frame:  len u32 | type u8 | seq u64 | durable u64 | crc32c u32 | payload | pad
 //
 // The header's sum covers all bytes before it. A frame's covers the segment's
-// uuid, len, type, seq and payload: neither zeros nor a block of another
-// segment, left over on the disk, ever parse. A length of zero is invalid.
+// uuid, len, type, seq, durable and payload: neither zeros nor a block of
+// another segment, left over on the disk, ever parse. A length of zero is
+// invalid.
 //
 // The first frame is a checkpoint; its seq is the last record that it covers.
 // Header, checkpoint and the frames up to that seq were on disk before the
-// segment got its name; what follows grew by appending.
+// segment got its name; what follows grew by appending. A writer that ends, or
+// who finds what one has left, closes the last segment with an end frame: its
+// seq is that of the last record and its payload the record's sum.
+//
+// A frame's durable is the newest record that was on disk as the frame was
+// written. A power loss can lose any of the bytes that were not synced, in any
+// order, and none of the others: so a hole before the newest durable that any
+// frame of the segment names is damage, and one behind it, whatever follows,
+// is a torn tail, which nobody was promised.
 const (
 	magic       = "airgate\x00"
-	version     = 1
+	version     = 2
 	headerFixed = 8 + 4 + 4 + 16 + 8 + 32 + 4
-	frameHeader = 4 + 1 + 8 + 4
+	frameHeader = 4 + 1 + 8 + 8 + 4
+	frameSummed = frameHeader - 4 // bytes of the frame's header that its sum covers
 	maxPayload  = 256 << 20
 
 	typeRecord     = 1
 	typeCheckpoint = 2
+	typeEnd        = 3
 
-	suffix = ".wal"
+	suffix    = ".wal"
+	temporary = ".new" // behind the name of what is not complete
 )
 
 //nolint:gochecknoglobals // an immutable table
@@ -88,8 +101,8 @@ func parseHeader(r io.ReaderAt) (header, error) {
 		return h, errHeader
 	}
 	if v := binary.LittleEndian.Uint32(b[8:]); v != version {
-		// Flipped or newer: the sum cannot tell, so it says both.
-		return h, fmt.Errorf("%w, or of a newer airgate: version %d", errHeader, v)
+		// Flipped, newer or older: the sum cannot tell, so it says both.
+		return h, fmt.Errorf("%w, or of another airgate: version %d", errHeader, v)
 	}
 	h.size = int64(binary.LittleEndian.Uint32(b[12:]))
 	name := int64(binary.LittleEndian.Uint32(b[headerFixed-4:]))
@@ -117,7 +130,7 @@ func headerErr(err error) error {
 	return err
 }
 
-// appendFrame appends a frame without its sum: only whoever writes it knows
+// appendFrame appends a frame that is not sealed: only whoever writes it knows
 // the segment.
 func appendFrame(b []byte, typ byte, seq uint64, payload func([]byte) []byte) []byte {
 	start := len(b)
@@ -139,13 +152,15 @@ func endFrame(b []byte, start int, typ byte, seq uint64) []byte {
 	return b
 }
 
-// seal sets the sums of whole frames.
-func seal(frames []byte, seed uint32) {
+// seal sets what whole frames say of the moment and the segment they are
+// written in.
+func seal(frames []byte, seed uint32, durable uint64) {
 	for len(frames) > 0 {
 		length := int(binary.LittleEndian.Uint32(frames))
-		sum := crc32.Update(seed, castagnoli, frames[:13])
+		binary.LittleEndian.PutUint64(frames[13:], durable)
+		sum := crc32.Update(seed, castagnoli, frames[:frameSummed])
 		sum = crc32.Update(sum, castagnoli, frames[frameHeader:frameHeader+length])
-		binary.LittleEndian.PutUint32(frames[13:], sum)
+		binary.LittleEndian.PutUint32(frames[frameSummed:], sum)
 		frames = frames[align(int64(frameHeader+length)):]
 	}
 }
@@ -154,7 +169,9 @@ func seal(frames []byte, seed uint32) {
 type frame struct {
 	typ     byte
 	seq     uint64
+	durable uint64
 	payload []byte
+	start   int64
 	end     int64
 }
 
@@ -197,7 +214,7 @@ func (s *scanner) bytes(off, n int64) ([]byte, error) {
 
 // frameAt reads the frame at off.
 func (s *scanner) frameAt(off int64) (frame, error) {
-	var f frame
+	f := frame{start: off}
 	b, err := s.bytes(off, frameHeader)
 	if err != nil {
 		return f, err
@@ -206,9 +223,9 @@ func (s *scanner) frameAt(off int64) (frame, error) {
 		return f, errFrame
 	}
 	length := int64(binary.LittleEndian.Uint32(b))
-	f.typ, f.seq = b[4], binary.LittleEndian.Uint64(b[5:])
+	f.typ, f.seq, f.durable = b[4], binary.LittleEndian.Uint64(b[5:]), binary.LittleEndian.Uint64(b[13:])
 	f.end = off + align(frameHeader+length)
-	if length == 0 || length > maxPayload || f.typ != typeRecord && f.typ != typeCheckpoint {
+	if length == 0 || length > maxPayload || f.typ < typeRecord || f.typ > typeEnd {
 		return f, errFrame
 	}
 	b, err = s.bytes(off, f.end-off)
@@ -219,8 +236,8 @@ func (s *scanner) frameAt(off int64) (frame, error) {
 		return f, errFrame
 	}
 	f.payload = b[frameHeader : frameHeader+length]
-	sum := crc32.Update(s.seed, castagnoli, b[:13])
-	if crc32.Update(sum, castagnoli, f.payload) != binary.LittleEndian.Uint32(b[13:]) {
+	sum := crc32.Update(s.seed, castagnoli, b[:frameSummed])
+	if crc32.Update(sum, castagnoli, f.payload) != binary.LittleEndian.Uint32(b[frameSummed:]) {
 		return f, errFrame
 	}
 	for _, pad := range b[frameHeader+length:] {
@@ -244,20 +261,22 @@ func (s *scanner) next() (frame, error) {
 	return f, err
 }
 
-// later reports whether a whole frame of this segment begins anywhere behind
-// the scanner's place: then what is in between was not torn by a crash, which
-// leaves nothing behind it, but damaged.
-func (s *scanner) later() (bool, error) {
-	for off := s.at + 8; off+frameHeader <= s.limit; off += 8 {
-		_, err := s.frameAt(off)
-		if err == nil || errors.Is(err, errPad) {
-			return true, nil
-		}
-		if !errors.Is(err, errFrame) {
-			return false, err
+// durableBehind is the newest record that any whole frame behind the scanner's
+// place says was durable; 0 = there is none.
+func (s *scanner) durableBehind() (durable uint64, err error) {
+	for off := s.at + 8; off+frameHeader <= s.limit; {
+		f, err := s.frameAt(off)
+		switch {
+		case err == nil || errors.Is(err, errPad):
+			durable = max(durable, f.durable)
+			off = f.end
+		case errors.Is(err, errFrame):
+			off += 8
+		default:
+			return 0, err
 		}
 	}
-	return false, nil
+	return durable, nil
 }
 
 // segment is an open segment file.
@@ -277,7 +296,7 @@ func openSegment(d disk.Disk, name string) (*segment, error) {
 	if s.header, err = parseHeader(f); err != nil {
 		return nil, errors.Join(&CorruptError{Segment: name, Err: err}, f.Close())
 	}
-	if s.header.file() != filepath.Base(name) {
+	if s.file() != filepath.Base(name) {
 		return nil, errors.Join(&CorruptError{Segment: name, Err: errors.New("the segment's name is not its own")}, f.Close())
 	}
 	return s, nil
@@ -292,10 +311,11 @@ func (s *segment) scan() (*scanner, error) {
 	return &scanner{r: s.File, limit: size, seed: s.seed(), at: s.size}, nil
 }
 
-// segments lists a writer's segments, oldest first.
+// segments lists a writer's segments, oldest first. There are none where there
+// is no directory: it was deleted.
 func segments(d disk.Disk, dir string) ([]string, error) {
 	all, err := d.List(dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list segments: %w", err)
 	}
 	var names []string

@@ -2,34 +2,50 @@
 // answers: what was promised, and in what order.
 //
 // What Append returned survives a kill -9; what Wait returned survives a power
-// loss. A record whose Append failed is not in the book. A disk that lies, or
-// fails twice, ends the journal: every later call returns ErrUnavailable, and
-// a damaged segment is never cut to fit (CorruptError).
+// loss. A record whose Append failed is not in the book. Intents and denials are
+// refused, with ErrUnavailable, while the disk is full or stuck; a settlement is
+// not: it is tried again with the room that was kept for it, or in a new
+// segment. A disk that lies, or fails twice, ends the journal: every later call
+// returns ErrUnavailable, and a damaged segment is never cut to fit
+// (CorruptError).
 //
 // Each process is a writer of its own, named replica.incarnation, with a
 // directory of its own, locked as long as it lives; its records are numbered
 // without gaps from 1 and chained by SHA-256. A starting journal adopts the
-// directories that are no longer locked: it replays them into its State and
-// ships what they have not shipped.
+// directories that are no longer locked: it restores its State from them and
+// ships what they have not shipped. What every sink has, and a later checkpoint
+// counts, is deleted.
 //
-// Start reading at Append; then lead (one write for all that wait), keep (one
-// sync for all that wait) and rotate.
+// Start reading at Append; then lead (one write for all that wait), and, in
+// keep.go, keep (one sync for all that wait) and rotate. room.go says when the
+// disk is full, trim.go what may go, recover.go and restore.go what a start
+// makes of what it finds, verify.go what can be proven.
+//
+// These are the places at which a test can kill the process (package
+// failpoint), all with the name journal in front:
+//
+//	.write    .written  before and after a write of records
+//	.sync     .synced   before and after their sync
+//	.create   .renamed  .created  .rotated  a new segment: begun, named, durable, in use
+//	.trim     .trimmed  before and after a file is deleted
+//	.cut      .adopted  a torn tail is off; all earlier writers are taken over
+//	.ballast  .released the ballast is made; it is gone
 package journal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"airgate/accounting/failpoint"
 	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
 )
@@ -59,12 +75,25 @@ type Config struct {
 	Dir          string // all incarnations' directories live below it
 	Replica      string // stable name of this airgate; the journal appends the incarnation
 	Durability   Durability
-	SegmentBytes int64 // 0 = 64 MiB; a segment ends soon after it
+	SegmentBytes int64         // 0 = 64 MiB; a segment ends soon after it
+	SegmentAge   time.Duration // 0 = 5 min; one that has records ends soon after it
 	// SyncEvery is the least time between the beginnings of two syncs; 0 = each
 	// begins as the one before ends. A provider takes hundreds of milliseconds to
 	// begin its answer, and each sync costs CPU time.
-	SyncEvery  time.Duration
-	Exclusive  bool  // one process owns Dir (quota: memory): Open waits for the lock
+	SyncEvery time.Duration
+	// SyncWithin and UnsyncedBytes bound what waits for the disk: intents and
+	// denials are refused while a record has waited for longer, or more bytes
+	// wait. 0 = 5 s, 64 MiB.
+	SyncWithin    time.Duration
+	UnsyncedBytes int
+	// Sinks are the names that Ship is called with. A record is deleted once each
+	// of them has it. None = nothing is ever deleted: the journal is the only book,
+	// and each start adds a directory, and its name to every later checkpoint.
+	Sinks []string
+	// Exclusive says that one process owns Dir (quota: memory): Open waits for it
+	// to end. Only then is anything deleted: checkpoints of writers that run side
+	// by side do not count each other's records.
+	Exclusive  bool
 	State      State // nil = none
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil = no metrics
@@ -72,12 +101,28 @@ type Config struct {
 	Disk disk.Disk // nil = the operating system's
 }
 
+// withDefaults is the Config with what was left out.
+func (c Config) withDefaults() Config {
+	if c.Disk == nil {
+		c.Disk = disk.OS{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.SegmentBytes = cmp.Or(c.SegmentBytes, 64<<20)
+	c.SegmentAge = cmp.Or(c.SegmentAge, 5*time.Minute)
+	c.SyncWithin = cmp.Or(c.SyncWithin, 5*time.Second)
+	c.UnsyncedBytes = cmp.Or(c.UnsyncedBytes, 64<<20)
+	return c
+}
+
 // Position is a place in this writer's sequence: the Seq of a record.
 type Position uint64
 
 // Writer is what processor needs of a Journal.
 type Writer interface {
-	// Append assigns Seq, Writer and Prev, and returns after write(2) has
+	// Append assigns Seq, Writer and Prev, cuts Time to the millisecond in UTC
+	// that the book keeps, and returns after write(2) has
 	// returned: the record survives a kill -9. It keeps nothing of r.
 	Append(r *record.Record) (Position, error)
 	// Wait returns nil once the record at p is as safe as Durability asks, or
@@ -86,20 +131,21 @@ type Writer interface {
 }
 
 // ErrUnavailable is in every error of Append and of a Wait that cannot succeed.
-// After a failed write the next Append may succeed (the disk was full); after
-// the journal has failed for good or was closed none does.
+// While the disk is full or stuck a later Append may succeed; after the journal
+// has failed for good (Watch) or was closed none does.
 var ErrUnavailable = errors.New("journal unavailable")
 
 var (
 	errClosed   = errors.New("closed")
 	errTooLarge = errors.New("the record is too large")
 	errType     = errors.New("the record has no type")
+	errStuck    = errors.New("the disk is stuck: what was written is not synced in time")
+	errBehind   = errors.New("the disk is too slow: too many bytes wait for their sync")
 )
 
 const (
-	defaultSegment = 64 << 20
-	maxRecord      = 16 << 20
-	keepBuffer     = 4 << 20 // larger buffers are not kept
+	maxRecord  = 16 << 20
+	keepBuffer = 4 << 20 // larger buffers are not kept
 )
 
 // Journal is one writer's open journal. Its methods are safe for concurrent
@@ -113,16 +159,23 @@ type Journal struct {
 	opened  time.Time
 	metrics *metrics
 	locks   []io.Closer // of Dir, of the own directory, of the adopted ones
-	adopted []history   // oldest first
-	covers  []record.Head
-	keeper  sync.WaitGroup
+	adopted []history   // oldest first; tend marks what it removes
+	kept    bool        // tend could not delete something, and said so
+	tasks   sync.WaitGroup
+	stop    context.CancelFunc // ends tend
+	failed  chan struct{}      // closed once err is for good
 
 	mu      sync.Mutex
 	file    *segment
-	begun   int64       // bytes that file had as it got its name
-	end     int64       // of its good bytes
-	last    uint64      // seq of the newest record, written or not
-	lastSum record.Hash // its Sum
+	begun   int64     // bytes that file had as it got its name
+	base    uint64    // and the newest record then
+	born    time.Time // and when that was
+	end     int64     // of its good bytes
+	last    uint64    // seq of the newest record, written or not
+	lastSum record.Hash
+	covers  []record.Head // adopted writers that checkpoints count and that are still there
+	partial bool          // checkpoints count records that are no longer there
+	past    []pastSegment // own ones that were given up, oldest first
 
 	// Writing. One goroutine at a time has the file: an appender that leads,
 	// or the keeper, which says so by wants before.
@@ -138,13 +191,18 @@ type Journal struct {
 	unsynced []byte    // frames written behind durable: the disk may yet refuse them
 	durable  uint64
 	safeSum  record.Hash // of the record durable
+	since    time.Time   // when the oldest frame that is not synced went to the disk; zero = none
+	next     time.Time   // the same of those behind the sync that runs
 	broken   bool        // a failed write could not be rolled back: the file must not grow
+	moving   *batch      // could not be written: the new segment has it
+	aged     bool        // the segment is old enough to be ended
 	syncing  bool
 	synced   time.Time     // when the last sync began
 	target   uint64        // what the sync that runs will make durable
 	thisSync chan struct{} // closed when it has ended; nil = nobody waits
 	nextSync chan struct{}
 
+	room   room
 	free   []*batch
 	scrap  []byte // checkpoints are built here
 	closed bool
@@ -156,13 +214,17 @@ type batch struct {
 	done    sync.Cond // of Journal.mu
 	frames  []byte
 	records []*record.Record // their appenders wait, so they stay as they are
+	must    bool             // one of them may not be refused
 	last    uint64           // seq
 	sum     record.Hash      // of the last
-	before  record.Hash      // of the record before the first
 	waiting int
 	ended   bool // written, or err
 	err     error
 }
+
+// refusable reports whether a call can be refused for want of this record. The
+// others are about what has happened already.
+func refusable(t record.Type) bool { return t == record.Intent || t == record.Deny }
 
 // Append implements Writer.
 func (j *Journal) Append(r *record.Record) (Position, error) {
@@ -172,7 +234,6 @@ func (j *Journal) Append(r *record.Record) (Position, error) {
 	if err != nil {
 		return 0, fmt.Errorf("append: %w: %w", ErrUnavailable, err)
 	}
-	p := Position(r.Seq)
 	b.waiting++
 	for !b.ended {
 		if j.writing || j.wants {
@@ -187,10 +248,10 @@ func (j *Journal) Append(r *record.Record) (Position, error) {
 	if err != nil {
 		return 0, fmt.Errorf("append: %w: %w", ErrUnavailable, err)
 	}
-	return p, nil
+	return Position(r.Seq), nil
 }
 
-// addLocked encodes the record into the batch that is filling.
+// addLocked puts the record into the batch that is filling.
 func (j *Journal) addLocked(r *record.Record) (*batch, error) {
 	switch {
 	case j.err != nil:
@@ -200,31 +261,61 @@ func (j *Journal) addLocked(r *record.Record) (*batch, error) {
 	case r.Type < record.Intent || r.Type > record.Start:
 		return nil, errType
 	}
+	if refusable(r.Type) {
+		if err := j.overloadedLocked(); err != nil {
+			return nil, err
+		}
+	}
 	b := j.filling
 	if b == nil {
 		b = j.freshLocked()
-		j.filling = b
 	}
+	if !j.encodeLocked(b, r) {
+		if j.filling == nil {
+			j.recycleLocked(b)
+		}
+		return nil, errTooLarge
+	}
+	b.records = append(b.records, r)
+	b.must = b.must || !refusable(r.Type)
+	j.filling = b
+	return b, nil
+}
+
+// overloadedLocked says why nothing more should be promised now.
+func (j *Journal) overloadedLocked() error {
+	waiting := len(j.unsynced)
+	if j.filling != nil {
+		waiting += len(j.filling.frames)
+	}
+	switch {
+	case j.room.full != nil:
+		return j.room.full
+	case !j.since.IsZero() && time.Since(j.since) > j.cfg.SyncWithin:
+		return errStuck
+	case waiting > j.cfg.UnsyncedBytes:
+		return errBehind
+	}
+	return nil
+}
+
+// encodeLocked numbers the record and appends its frame to the batch's; false
+// means that it is too large.
+func (j *Journal) encodeLocked(b *batch, r *record.Record) bool {
 	r.Seq, r.Writer, r.Prev = j.last+1, j.writer, j.lastSum
+	r.Time = r.Time.Truncate(time.Millisecond).UTC() // the State counts what a replay will read
 	start := len(b.frames)
 	b.frames = append(b.frames, make([]byte, frameHeader)...)
 	b.frames = record.AppendJSON(b.frames, r)
 	payload := b.frames[start+frameHeader:]
 	if len(payload) > maxRecord {
 		b.frames = b.frames[:start]
-		if start == 0 {
-			j.filling = nil
-			b.ended, b.err = true, errTooLarge
-			j.recycleLocked(b)
-		}
-		return nil, errTooLarge
+		return false
 	}
-	sum := record.Sum(payload)
+	b.last, b.sum = r.Seq, record.Sum(payload)
 	b.frames = endFrame(b.frames, start, typeRecord, r.Seq)
-	b.records = append(b.records, r)
-	b.last, b.sum = r.Seq, sum
-	j.last, j.lastSum = r.Seq, sum
-	return b, nil
+	j.last, j.lastSum = b.last, b.sum
+	return true
 }
 
 func (j *Journal) freshLocked() *batch {
@@ -234,7 +325,7 @@ func (j *Journal) freshLocked() *batch {
 	} else {
 		b = &batch{}
 	}
-	*b = batch{frames: b.frames[:0], records: b.records[:0], before: j.lastSum}
+	*b = batch{frames: b.frames[:0], records: b.records[:0]}
 	b.done.L = &j.mu
 	return b
 }
@@ -257,46 +348,98 @@ func (j *Journal) recycleLocked(b *batch) {
 func (j *Journal) leadLocked() {
 	b := j.filling
 	j.filling, j.writing = nil, true
-	f, at := j.file, j.end
+	f, at, durable := j.file, j.end, j.durable
+	j.waitingLocked()
 	j.mu.Unlock()
-	seal(b.frames, f.seed())
-	_, err := f.WriteAt(b.frames, at)
-	if err != nil {
-		err = fmt.Errorf("write %s: %w", f.name, err)
-	}
+	seal(b.frames, f.seed(), durable)
+	err := j.write(b, f, at)
 	var stuck error
-	if err != nil {
-		stuck = f.Truncate(at)
+	if err != nil && !b.must {
+		// Synced, so that no power loss brings the bytes back behind those that
+		// come now.
+		stuck = errors.Join(f.Truncate(at), f.Sync())
 	}
 	j.mu.Lock()
 	j.writing = false
-	if err == nil {
+	switch {
+	case err == nil:
 		j.end += int64(len(b.frames))
 		j.metrics.grow(int64(len(b.frames)))
-		j.written, j.sum = b.last, b.sum
-		j.unsynced = append(j.unsynced, b.frames...)
-		if j.cfg.State != nil {
-			for _, r := range b.records {
-				j.cfg.State.Apply(r)
-			}
-		}
+		j.acceptLocked(b)
 		b.end(nil)
-	} else {
-		// Numbers and sums of these records, and of those that were to follow
-		// them, are free again.
+	case b.must && disk.Full(err):
 		b.end(err)
-		if next := j.filling; next != nil {
-			j.filling = nil
-			next.end(err)
-		}
-		j.last, j.lastSum = j.written, j.sum
-		if stuck != nil {
-			j.broken = true
-			j.wants = true
-		}
+		j.failLocked(err)
+	case b.must:
+		j.log.Error("the disk refused a write to the journal: opening a new segment", slog.String("segment", f.name), slog.Any("error", err))
+		j.acceptLocked(b)
+		j.moving, j.broken, j.wants = b, true, true
+	default:
+		b.end(err)
+		j.renumberLocked()
+		j.broken = j.broken || stuck != nil
+		j.wants = j.wants || stuck != nil
 	}
 	j.work.Signal()
 	j.passOnLocked()
+}
+
+// write writes the batch. If the disk is full the ballast goes, and what may
+// not be refused is written with the room that it had.
+func (j *Journal) write(b *batch, f *segment, at int64) error {
+	failpoint.Hit("journal.write")
+	_, err := f.WriteAt(b.frames, at)
+	if disk.Full(err) {
+		j.noRoom(err)
+		if b.must {
+			_, err = f.WriteAt(b.frames, at) // the same bytes, in the same place
+		}
+	}
+	failpoint.Hit("journal.written")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", f.name, err)
+	}
+	return nil
+}
+
+// waitingLocked notes that frames go to the disk and are not yet synced.
+func (j *Journal) waitingLocked() {
+	since := &j.since
+	if j.syncing {
+		since = &j.next
+	}
+	if since.IsZero() {
+		*since = time.Now()
+	}
+}
+
+// acceptLocked makes the batch a part of the book.
+func (j *Journal) acceptLocked(b *batch) {
+	j.waitingLocked() // a sync may have begun and ended while it was written
+	j.written, j.sum = b.last, b.sum
+	j.unsynced = append(j.unsynced, b.frames...)
+	if j.cfg.State != nil {
+		for _, r := range b.records {
+			j.cfg.State.Apply(r)
+		}
+	}
+}
+
+// renumberLocked gives the records that follow a batch which was refused the
+// numbers, and the chain, of those that were in it.
+func (j *Journal) renumberLocked() {
+	j.last, j.lastSum = j.written, j.sum
+	if j.durable == j.written {
+		j.since = time.Time{}
+	}
+	b := j.filling
+	if b == nil {
+		return
+	}
+	b.frames = b.frames[:0]
+	for _, r := range b.records {
+		j.encodeLocked(b, r) // no longer than it was
+	}
 }
 
 // passOnLocked wakes whoever may have the file next.
@@ -363,182 +506,22 @@ func (j *Journal) wait(ctx context.Context, seq uint64) error {
 	}
 }
 
-// keep syncs what was written, and rotates segments, until Close.
-func (j *Journal) keep() {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for j.err == nil {
-		switch {
-		case j.broken:
-			j.rotateLocked(false)
-		case j.end-j.begun >= j.cfg.SegmentBytes:
-			j.rotateLocked(true)
-		case j.durable < j.written:
-			j.paceLocked()
-			if err := j.syncLocked(); err != nil {
-				j.rotateLocked(false)
-			}
-		case j.closed && !j.writing && j.filling == nil:
-			wake(&j.nextSync)
-			return
-		default:
-			j.work.Wait()
-		}
-	}
-}
-
-// paceLocked lets SyncEvery pass between the beginnings of two syncs, so that
-// under load one serves many records. Who closes the journal does not wait.
-func (j *Journal) paceLocked() {
-	if pause := j.cfg.SyncEvery - time.Since(j.synced); pause > 0 && !j.closed {
-		j.mu.Unlock()
-		time.Sleep(pause)
-		j.mu.Lock()
-	}
-	j.synced = time.Now()
-}
-
-// syncLocked makes durable what was written when it began. After an error
-// nothing is known of the file: the kernel has marked its pages clean, and a
-// second try would succeed without writing them.
-func (j *Journal) syncLocked() error {
-	j.target, j.syncing = j.written, true
-	j.thisSync, j.nextSync = j.nextSync, nil
-	f, sum, size := j.file, j.sum, len(j.unsynced)
-	j.mu.Unlock()
-	err := f.Sync()
-	j.mu.Lock()
-	j.syncing = false
-	if err != nil {
-		j.log.Error("the disk refused to sync the journal: opening a new segment", slog.String("segment", f.name), slog.Any("error", err))
-	} else {
-		j.safeLocked(j.target, sum, size)
-	}
-	wake(&j.thisSync) // after an error they look again, and wait for the rotation
-	return err
-}
-
-// safeLocked notes that all up to seq, the first size bytes of unsynced, is
-// durable.
-func (j *Journal) safeLocked(seq uint64, sum record.Hash, size int) {
-	j.durable, j.safeSum = seq, sum
-	j.unsynced = j.unsynced[:copy(j.unsynced, j.unsynced[size:])]
-	if len(j.unsynced) == 0 && cap(j.unsynced) > keepBuffer {
-		j.unsynced = nil
-	}
-}
-
-func wake(waiters *chan struct{}) {
-	if *waiters != nil {
-		close(*waiters)
-		*waiters = nil
-	}
-}
-
-// rotateLocked goes on in a new segment. If the old one is sound it is synced
-// first; else, what is not durable in it is written again, from memory, and
-// the new segment has its name only once that is on disk. Failing here is
-// failing twice: for good.
-func (j *Journal) rotateLocked(sound bool) {
-	j.wants = true
-	for j.writing {
-		j.idle.Wait()
-	}
-	j.writing = true
-	old := j.file
-	if sound && j.durable < j.written {
-		_ = j.syncLocked() // if it fails, unsynced has all that is to be written again
-	}
-	checkpoint := j.checkpointLocked()
-	written := j.written
-	j.mu.Unlock()
-	next, end, err := j.create(j.durable+1, j.safeSum, written, checkpoint, j.unsynced) // nobody else changes these now
-	if err == nil {
-		if closing := old.Close(); closing != nil {
-			j.log.Warn("the journal's old segment did not close", slog.String("segment", old.name), slog.Any("error", closing))
-		}
-	}
-	j.mu.Lock()
-	j.writing, j.wants, j.broken = false, false, false
-	if err != nil {
-		j.failLocked(err)
-		return
-	}
-	j.file, j.begun, j.end = next, end, end
-	j.metrics.grow(end)
-	j.safeLocked(written, j.sum, len(j.unsynced))
-	wake(&j.nextSync)
-	j.passOnLocked()
-}
-
-// failLocked ends the journal.
-func (j *Journal) failLocked(err error) {
-	j.log.Error("the journal has failed: nothing more is admitted until a restart", slog.Any("error", err))
-	j.err = err
-	if j.filling != nil {
-		j.filling.end(err)
-		j.filling = nil
-	}
-	wake(&j.thisSync)
-	wake(&j.nextSync)
-}
-
-// checkpointLocked is the payload of a checkpoint of all that was written.
-func (j *Journal) checkpointLocked() []byte {
-	b := appendCovers(j.scrap[:0], j.covers)
-	if j.cfg.State != nil {
-		b = j.cfg.State.AppendCheckpoint(b)
-	}
-	j.scrap = b
-	return b
-}
-
-// create makes a segment that begins with a checkpoint of all records up to
-// covered, and the frames of those from first on. It returns the segment, on
-// disk under its name, and its end.
-func (j *Journal) create(first uint64, prev record.Hash, covered uint64, checkpoint, frames []byte) (s *segment, end int64, err error) {
-	if len(checkpoint) > maxPayload {
-		return nil, 0, fmt.Errorf("create segment: a checkpoint of %d bytes is too large", len(checkpoint))
-	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, 0, fmt.Errorf("create segment: %w", err)
-	}
-	h := header{id: id, first: first, prev: prev, writer: j.writer}
-	b := h.append(nil)
-	head := len(b)
-	b = appendFrame(b, typeCheckpoint, covered, func(b []byte) []byte { return append(b, checkpoint...) })
-	b = append(b, frames...)
-	seal(b[head:], h.seed())
-
-	name := filepath.Join(j.dir, h.file())
-	temporary := name + ".new"
-	f, err := j.disk.Create(temporary)
-	if err != nil {
-		return nil, 0, fmt.Errorf("create segment: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("create segment: %w", err), f.Close())
-		}
-	}()
-	if _, err = f.WriteAt(b, 0); err != nil {
-		return nil, 0, err
-	}
-	if err = f.Sync(); err != nil {
-		return nil, 0, err
-	}
-	if err = j.disk.Rename(temporary, name); err != nil {
-		return nil, 0, err
-	}
-	if err = j.disk.SyncDir(j.dir); err != nil {
-		return nil, 0, err
-	}
-	return &segment{header: h, File: f, name: name}, int64(len(b)), nil
-}
-
 // Writer is this writer's name: replica.incarnation.
 func (j *Journal) Writer() string { return j.writer }
+
+// Watch returns what has ended the journal for good as soon as something has,
+// and nil once ctx has ended. Who uses the journal should then end too: a start
+// recovers, and a journal that has failed never does.
+func (j *Journal) Watch(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-j.failed:
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return fmt.Errorf("%w: %w", ErrUnavailable, j.err)
+	}
+}
 
 // Close waits for the appends that run, syncs, and gives the directories back.
 // Ship returns once it has shipped what is left, and reads on after Close.
@@ -552,9 +535,16 @@ func (j *Journal) Close() error {
 	j.closed = true
 	j.work.Signal()
 	j.mu.Unlock()
-	j.keeper.Wait()
+	j.stop()
+	j.tasks.Wait()
 
-	errs := []error{j.err, j.file.Close()}
+	errs := []error{j.err}
+	if j.err == nil {
+		if err := finish(j.file, j.end, j.written, j.sum); err != nil {
+			j.log.Warn("the journal's last segment has no end: damage to its last records will look like a crash", slog.String("segment", j.file.name), slog.Any("error", err))
+		}
+	}
+	errs = append(errs, j.file.Close())
 	for _, lock := range slices.Backward(j.locks) { // Dir last: who waits for it finds the others free
 		errs = append(errs, lock.Close())
 	}
@@ -562,6 +552,19 @@ func (j *Journal) Close() error {
 	j.metrics.unregister()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close journal: %w", err)
+	}
+	return nil
+}
+
+// finish closes a segment, all of whose records are durable, with an end frame.
+func finish(s *segment, at int64, last uint64, sum record.Hash) error {
+	b := appendFrame(nil, typeEnd, last, func(b []byte) []byte { return append(b, sum[:]...) })
+	seal(b, s.seed(), last)
+	if _, err := s.WriteAt(b, at); err != nil {
+		return fmt.Errorf("end segment: %w", err)
+	}
+	if err := s.Sync(); err != nil {
+		return fmt.Errorf("end segment: %w", err)
 	}
 	return nil
 }

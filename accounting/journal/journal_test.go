@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"airgate/accounting/journal/disk"
+	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/record"
 	"airgate/accounting/record/recordtest"
 )
@@ -154,7 +155,7 @@ func TestAppendersShareWritesAndLoseNothing(t *testing.T) {
 	if err != nil || len(names) < 5 {
 		t.Errorf("%d segments, %v; want at least 5", len(names), err)
 	}
-	report, err := Verify(dir, nil)
+	report, err := Verify(t.Context(), dir, nil, nil)
 	if err != nil || !report.Sound() {
 		t.Errorf("Verify = %+v, %v; want sound", report, err)
 	}
@@ -326,33 +327,45 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 
 func TestMetricsOfTheJournal(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	dir := t.TempDir()
-	a := open(t, Config{Dir: dir})
+	d := disktest.New(1)
+	a := open(t, Config{Dir: simDir, Disk: d})
 	appendN(t, a, 3)
 	closed(t, a)
-	j := open(t, Config{Dir: dir, Registerer: registry})
+	j := open(t, Config{Dir: simDir, Registerer: registry, Disk: d})
 	if err := j.Wait(t.Context(), appendN(t, j, 3)); err != nil {
 		t.Fatal(err)
 	}
 	size := 0.0
 	for _, name := range []string{a.Writer(), j.Writer()} {
-		n, err := sizeOf(disk.OS{}, filepath.Join(dir, name))
+		n, err := sizeOf(d, filepath.Join(simDir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		size += float64(n)
 	}
+	j.mu.Lock()
+	free := j.room.free // as last asked
+	j.mu.Unlock()
+	if total, _, err := d.Space(simDir); err != nil || free < total {
+		t.Errorf("%d bytes are free, %v; the journal says %d", total, err, free)
+	}
 	want := fmt.Sprintf(`
 # HELP airgate_journal_bytes Bytes of the journal's segments, those of adopted writers included.
 # TYPE airgate_journal_bytes gauge
 airgate_journal_bytes %g
+# HELP airgate_journal_disk_level 0 = the disk has room, 1 = it is filling up, 2 = it is full: calls are refused.
+# TYPE airgate_journal_disk_level gauge
+airgate_journal_disk_level 0
+# HELP airgate_journal_free_bytes Bytes that are left on the journal's disk.
+# TYPE airgate_journal_free_bytes gauge
+airgate_journal_free_bytes %g
 # HELP airgate_journal_unshipped_age_seconds Age of the oldest record that some sink does not have; 0 = all have all.
 # TYPE airgate_journal_unshipped_age_seconds gauge
 airgate_journal_unshipped_age_seconds 0
 # HELP airgate_journal_unsynced_records Records written and not yet synced to disk.
 # TYPE airgate_journal_unsynced_records gauge
 airgate_journal_unsynced_records 0
-`, size)
+`, size, float64(free))
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}

@@ -4,15 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"airgate/accounting/journal/disk"
+	"airgate/accounting/record"
 )
 
-// metrics of one journal; every figure is read as it is scraped.
+// metrics of one journal; every figure is read as it is scraped. How far each
+// sink has come is more than a figure: trim and Shipped ask for it.
 type metrics struct {
 	registerer prometheus.Registerer
 	journal    *Journal
@@ -20,55 +23,60 @@ type metrics struct {
 	unshipped  *prometheus.Desc
 	bytes      *prometheus.Desc
 	lagging    *prometheus.Desc
+	free       *prometheus.Desc
+	level      *prometheus.Desc
 
 	mu    sync.Mutex
 	size  int64
-	sinks map[string]*lag // :: name → lag
+	sinks map[string]*progress // :: name → how far it is
 }
 
-// lag says since when a sink is behind.
-type lag struct {
+// progress is how far a sink has come.
+type progress struct {
 	mu    sync.Mutex
-	since time.Time // of the oldest record that it lacks; zero = it has all
-	own   uint64    // the last record of this writer that it has
+	since time.Time         // of the oldest record that it lacks; zero = it has all
+	has   map[string]uint64 // :: writer → the last record that it has
 }
 
-func (l *lag) behind(since time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.since = since
+func (p *progress) behind(since time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.since = since
 }
 
-func (l *lag) sent(seq uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.own = seq
+func (p *progress) none() { p.behind(time.Time{}) }
+
+// acknowledge notes what the sink has made durable.
+func (p *progress) acknowledge(writer string, seq uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.has[writer] = seq
 }
 
-func (l *lag) has(seq uint64) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.own >= seq
+func (p *progress) acknowledged(h record.Head) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.has[h.Writer] >= h.Seq
 }
 
-func (l *lag) none() { l.behind(time.Time{}) }
-
-func (l *lag) age(now time.Time) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.since.IsZero() {
+func (p *progress) age(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.since.IsZero() {
 		return 0
 	}
-	return max(0, now.Sub(l.since))
+	return max(0, now.Sub(p.since))
 }
 
 func newMetrics(j *Journal, registerer prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
-		registerer: registerer, journal: j, sinks: map[string]*lag{},
+		registerer: registerer, journal: j, sinks: map[string]*progress{},
 		unsynced:  prometheus.NewDesc("airgate_journal_unsynced_records", "Records written and not yet synced to disk.", nil, nil),
 		unshipped: prometheus.NewDesc("airgate_journal_unshipped_age_seconds", "Age of the oldest record that some sink does not have; 0 = all have all.", nil, nil),
 		bytes:     prometheus.NewDesc("airgate_journal_bytes", "Bytes of the journal's segments, those of adopted writers included.", nil, nil),
 		lagging:   prometheus.NewDesc("airgate_sink_lag_seconds", "Age of the oldest record that the sink does not have; 0 = it has all.", []string{"sink"}, nil),
+		free:      prometheus.NewDesc("airgate_journal_free_bytes", "Bytes that are left on the journal's disk.", nil, nil),
+		level:     prometheus.NewDesc("airgate_journal_disk_level", "0 = the disk has room, 1 = it is filling up, 2 = it is full: calls are refused.", nil, nil),
 	}
 	m.size = j.end
 	for i := range j.adopted {
@@ -76,6 +84,7 @@ func newMetrics(j *Journal, registerer prometheus.Registerer) (*metrics, error) 
 		if err != nil {
 			return nil, err
 		}
+		j.adopted[i].size = n
 		m.size += n
 	}
 	if registerer != nil {
@@ -114,21 +123,29 @@ func (m *metrics) grow(n int64) {
 	m.size += n
 }
 
-func (m *metrics) sink(name string) *lag {
+func (m *metrics) sink(name string) *progress {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.sinks[name] == nil {
-		m.sinks[name] = &lag{}
+		m.sinks[name] = &progress{has: map[string]uint64{}}
 	}
 	return m.sinks[name]
 }
 
-// shipped reports whether every sink has this writer's records up to seq.
-func (m *metrics) shipped(seq uint64) bool {
+// acknowledged reports whether all of these sinks, each of which must be known,
+// have the record and those before it.
+func (m *metrics) acknowledged(sinks []string, h record.Head) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, l := range m.sinks {
-		if !l.has(seq) {
+	return !slices.ContainsFunc(sinks, func(name string) bool { return m.sinks[name] == nil || !m.sinks[name].acknowledged(h) })
+}
+
+// shipped reports whether every sink that is known has the record.
+func (m *metrics) shipped(h record.Head) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.sinks {
+		if !p.acknowledged(h) {
 			return false
 		}
 	}
@@ -137,7 +154,7 @@ func (m *metrics) shipped(seq uint64) bool {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.unsynced, m.unshipped, m.bytes, m.lagging} {
+	for _, d := range []*prometheus.Desc{m.unsynced, m.unshipped, m.bytes, m.lagging, m.free, m.level} {
 		ch <- d
 	}
 }
@@ -146,18 +163,20 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	now := time.Now()
 	m.journal.mu.Lock()
-	unsynced := m.journal.written - m.journal.durable
+	unsynced, free, level := m.journal.written-m.journal.durable, m.journal.room.free, m.journal.room.levelLocked()
 	m.journal.mu.Unlock()
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var oldest time.Duration
-	for name, l := range m.sinks {
-		age := l.age(now)
+	for name, p := range m.sinks {
+		age := p.age(now)
 		oldest = max(oldest, age)
 		ch <- prometheus.MustNewConstMetric(m.lagging, prometheus.GaugeValue, age.Seconds(), name)
 	}
 	ch <- prometheus.MustNewConstMetric(m.unsynced, prometheus.GaugeValue, float64(unsynced))
 	ch <- prometheus.MustNewConstMetric(m.unshipped, prometheus.GaugeValue, oldest.Seconds())
 	ch <- prometheus.MustNewConstMetric(m.bytes, prometheus.GaugeValue, float64(m.size))
+	ch <- prometheus.MustNewConstMetric(m.free, prometheus.GaugeValue, float64(free))
+	ch <- prometheus.MustNewConstMetric(m.level, prometheus.GaugeValue, level)
 }

@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"airgate/accounting/failpoint"
 	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
 )
@@ -34,7 +35,7 @@ var (
 	writerName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*\.[0-9a-f]{20}$`)
 )
 
-func incarnation(writer string) string { return writer[len(writer)-incarnationDigits:] }
+func incarnation(writer string) string { return writer[max(0, len(writer)-incarnationDigits):] }
 
 // CorruptError says that a segment is damaged where a crash cannot have torn
 // it. Nothing was changed; Copy, if any, has the damaged file as it was found.
@@ -58,16 +59,21 @@ func (e *CorruptError) Error() string {
 // Unwrap returns Err.
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-// history is one earlier writer as Open found it.
+// history is one earlier writer as it is found.
 type history struct {
 	head    record.Head // Seq 0 = no record
-	oldest  uint64      // the first record that is still there
+	oldest  uint64      // the first record that is still there; 0 = no segment is
 	dir     string
+	size    int64 // bytes of its segments
+	removed bool
+	cut     string // what was cut from its end, in words
+	counted bool   // by a newer one's checkpoint: what is below was not looked at
+
 	last    string // path of the newest segment
 	covered uint64 // by its checkpoint
 	covers  []record.Head
-	state   []byte // the State in its checkpoint
-	cut     string // what was cut from its end, in words
+	partial bool   // it counts records that are no longer there
+	state   []byte // the State in it
 }
 
 // Open adopts the directories of earlier writers, restores the State from
@@ -76,19 +82,11 @@ type history struct {
 //
 // Its errors: *CorruptError; ctx's; what the disk says.
 func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
-	if cfg.Disk == nil {
-		cfg.Disk = disk.OS{}
-	}
-	if cfg.SegmentBytes == 0 {
-		cfg.SegmentBytes = defaultSegment
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
+	cfg = cfg.withDefaults()
 	if !replicaName.MatchString(cfg.Replica) || len(cfg.Replica) > maxName-incarnationDigits-1 {
 		return nil, fmt.Errorf("open journal: replica %q: want letters, digits, dots, dashes and underscores, at most %d", cfg.Replica, maxName-incarnationDigits-1)
 	}
-	j := &Journal{cfg: cfg, disk: cfg.Disk, log: cfg.Log, opened: time.Now()}
+	j := &Journal{cfg: cfg, disk: cfg.Disk, log: cfg.Log, opened: time.Now(), failed: make(chan struct{})}
 	j.idle.L, j.work.L = &j.mu, &j.mu
 	defer func() {
 		if err != nil {
@@ -102,7 +100,11 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 	if err := j.disk.Mkdir(cfg.Dir); err != nil {
 		return nil, err
 	}
-	owner, err := j.lock(ctx)
+	// Who may not read the directory above has not made this one.
+	if err := j.disk.SyncDir(filepath.Dir(cfg.Dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return nil, err
+	}
+	owner, err := j.lock(ctx, cfg.Dir, true)
 	if err != nil {
 		return nil, err
 	}
@@ -112,10 +114,12 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 		defer func() { err = errors.Join(err, owner.Close()) }() // held while directories come and go
 	}
 
+	j.findBallast(ctx)
 	running, err := j.adopt(ctx)
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Hit("journal.adopted")
 	if err := j.restore(); err != nil {
 		return nil, err
 	}
@@ -125,25 +129,32 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 	if j.metrics, err = newMetrics(j, cfg.Registerer); err != nil {
 		return nil, errors.Join(err, j.file.Close())
 	}
-	j.keeper.Go(j.keep)
+	tending, stop := context.WithCancel(context.WithoutCancel(ctx))
+	j.stop = stop
+	j.tasks.Go(j.keep)
+	j.tasks.Go(func() { j.tend(tending) })
 	if err := j.start(ctx, running); err != nil {
 		return nil, errors.Join(err, j.Close())
 	}
 	return j, nil
 }
 
-// lock takes Dir itself.
-func (j *Journal) lock(ctx context.Context) (io.Closer, error) {
+// lock takes a directory; if another has it, it waits, or returns nil.
+func (j *Journal) lock(ctx context.Context, dir string, wait bool) (io.Closer, error) {
 	for waiting := false; ; waiting = true {
-		lock, err := j.disk.Lock(j.cfg.Dir)
-		if err == nil || !errors.Is(err, disk.ErrLocked) {
-			return lock, err
-		}
-		if !waiting {
-			j.log.Info("another process owns the journal: waiting until it ends", slog.String("dir", j.cfg.Dir))
+		lock, err := j.disk.Lock(dir)
+		switch {
+		case err == nil:
+			return lock, nil
+		case !errors.Is(err, disk.ErrLocked):
+			return nil, err
+		case !wait:
+			return nil, nil //nolint:nilnil // nobody's fault
+		case !waiting:
+			j.log.Info("another process owns the journal: waiting until it ends", slog.String("dir", dir))
 		}
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
-			return nil, fmt.Errorf("wait for the process that owns %s: %w", j.cfg.Dir, err)
+			return nil, fmt.Errorf("wait for the process that owns %s: %w", dir, err)
 		}
 	}
 }
@@ -166,102 +177,163 @@ func writers(d disk.Disk, dir string) ([]string, error) {
 		return nil, err
 	}
 	names := slices.DeleteFunc(all, func(name string) bool { return !writerName.MatchString(name) })
-	slices.SortFunc(names, func(a, b string) int {
-		return cmp.Or(cmp.Compare(incarnation(a), incarnation(b)), cmp.Compare(a, b))
-	})
+	slices.SortFunc(names, byAge)
 	return names, nil
+}
+
+// byAge orders writers by their incarnations.
+func byAge(a, b string) int {
+	return cmp.Or(cmp.Compare(incarnation(a), incarnation(b)), cmp.Compare(a, b))
 }
 
 // adopt locks every earlier writer's directory that nobody has, repairs it,
 // and returns those that still run. With Exclusive none can: a directory that is
 // locked still is one whose owner is on its way out, and is waited for; to go on
 // without it would forget what it has spent.
+//
+// It begins with the newest. Who was adopted before, and is counted by the
+// checkpoint of one that is newer, has been repaired; so a start costs what has
+// come since the last one.
 func (j *Journal) adopt(ctx context.Context) (running []string, err error) {
 	names, err := writers(j.disk, j.cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
+	heads := map[string]record.Head{} // :: writer → its end, as a newer checkpoint counts it
+	for _, name := range slices.Backward(names) {
 		dir := filepath.Join(j.cfg.Dir, name)
-		lock, err := j.disk.Lock(dir)
-		for errors.Is(err, disk.ErrLocked) && j.cfg.Exclusive {
-			if err := pause(ctx, 50*time.Millisecond); err != nil {
+		head, counted := heads[name]
+		if !counted || !j.cfg.Exclusive {
+			lock, err := j.lock(ctx, dir, j.cfg.Exclusive)
+			if err != nil {
 				return nil, err
 			}
-			lock, err = j.disk.Lock(dir)
+			if lock == nil {
+				running = append(running, name)
+				continue
+			}
+			j.locks = append(j.locks, lock)
 		}
-		if errors.Is(err, disk.ErrLocked) {
-			running = append(running, name)
+		var h history
+		if counted {
+			h, err = shelved(j.disk, dir, head)
+		} else {
+			h, err = j.mend(dir, name)
+		}
+		if err == nil && h.oldest == 0 { // it ended before it began, or as it was deleted
+			err = j.clear(&h)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if h.oldest == 0 {
 			continue
 		}
-		if err != nil {
-			return nil, err
+		for _, c := range h.covers {
+			heads[c.Writer] = c
 		}
-		j.locks = append(j.locks, lock)
-		h, err := j.mend(dir, name)
-		if err != nil {
-			return nil, err
-		}
-		if h.last != "" { // else it ended before it began
-			j.adopted = append(j.adopted, h)
-		}
+		j.adopted = append(j.adopted, h)
 	}
+	slices.Reverse(j.adopted)
+	slices.Reverse(running)
 	return running, nil
 }
 
-// mend finds the end of a writer's records: it reads the newest segment, cuts
-// off what a crash has torn, and makes the rest durable.
-func (j *Journal) mend(dir, writer string) (h history, err error) {
-	h = history{dir: dir, head: record.Head{Writer: writer}}
-	if err := j.removeTemporary(dir); err != nil {
-		return h, err
+// clear removes a directory without a segment. What was set aside in one that
+// nothing counts is a person's to remove.
+func (j *Journal) clear(h *history) error {
+	switch {
+	case h.counted && j.cfg.Exclusive:
+		return j.removeWriter(h)
+	case !h.counted:
+		if err := j.disk.Remove(h.dir); err != nil {
+			j.log.Warn("an earlier writer's directory without a segment is kept", slog.String("dir", h.dir), slog.Any("error", err))
+		}
 	}
-	names, err := segments(j.disk, dir)
+	return nil
+}
+
+// shelved is the history of a writer whose end is known.
+func shelved(d disk.Disk, dir string, head record.Head) (history, error) {
+	h := history{head: head, dir: dir, counted: true}
+	names, err := segments(d, dir)
+	if len(names) > 0 {
+		h.oldest = firstOf(names[0])
+	}
+	return h, err
+}
+
+// survey finds the end of a writer's records, and reads the checkpoint of its
+// newest segment. It returns the walk to that end, nil if there is no segment.
+func survey(d disk.Disk, dir, writer string) (h history, w *walk, err error) {
+	h = history{dir: dir, head: record.Head{Writer: writer}}
+	names, err := segments(d, dir)
 	if err != nil || len(names) == 0 {
-		return h, err
+		return h, nil, err
 	}
 	h.oldest = firstOf(names[0])
 	h.last = filepath.Join(dir, names[len(names)-1])
-	s, err := openSegment(j.disk, h.last)
+	s, err := openSegment(d, h.last)
 	if err != nil {
-		return h, j.quarantine(err)
+		return h, nil, err
 	}
-	defer func() { err = errors.Join(err, s.Close()) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
 	if s.writer != writer {
-		return h, j.quarantine(&CorruptError{Segment: s.name, Err: fmt.Errorf("it belongs to %s", s.writer)})
+		return h, nil, &CorruptError{Segment: s.name, Err: fmt.Errorf("it belongs to %s", s.writer)}
 	}
-	w := walk{segment: s, next: s.first, prev: s.prev}
+	w = newWalk(s)
 	if w.scanner, err = s.scan(); err != nil {
-		return h, err
+		return h, nil, err
 	}
 	for err == nil {
 		_, err = w.step()
 	}
-	switch {
-	case errors.Is(err, io.EOF):
-		err = nil
-	case errors.Is(err, errFrame):
-		h.cut, err = j.cut(&w)
-	default:
-		err = j.quarantine(err)
-	}
-	// A writer that was killed has left what it had not synced to the kernel:
-	// what is counted now, and named in the start record, must outlast it.
-	if err == nil {
-		err = s.Sync()
-	}
-	if err == nil {
-		err = j.disk.SyncDir(dir)
-	}
-	if err != nil {
-		return h, err
+	if !errors.Is(err, io.EOF) && !errors.Is(err, errFrame) {
+		return h, nil, err
 	}
 	h.covered = w.covered
 	h.head.Seq, h.head.Hash = w.next-1, w.prev
-	if h.covers, h.state, err = parseCovers(w.checkpoint); err != nil {
-		return h, j.quarantine(&CorruptError{Segment: s.name, Offset: s.size, Err: err})
+	if h.covers, h.partial, h.state, err = parseCovers(w.checkpoint); err != nil {
+		return h, nil, &CorruptError{Segment: s.name, Offset: s.size, Err: err}
 	}
-	return h, nil
+	return h, w, nil
+}
+
+// mend cuts off what a crash has torn from a writer's end, and makes the rest
+// durable: a writer that was killed has left what it had not synced to the
+// kernel, and what is counted now, and named in the start record, must outlast
+// it.
+func (j *Journal) mend(dir, writer string) (h history, err error) {
+	if err := j.removeTemporary(dir); err != nil {
+		return h, err
+	}
+	h, w, err := survey(j.disk, dir, writer)
+	if err != nil {
+		return h, j.quarantine(err)
+	}
+	if w == nil {
+		return h, nil
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if w.at < w.limit {
+		if h.cut, err = j.cut(w); err != nil {
+			return h, err
+		}
+	}
+	if err := w.Sync(); err != nil { // before the end, which says so, and must not outlive what was cut
+		return h, fmt.Errorf("sync segment: %w", err)
+	}
+	failpoint.Hit("journal.cut")
+	if !w.ended {
+		if err := finish(w.segment, w.at, h.head.Seq, h.head.Hash); err != nil {
+			return h, err
+		}
+	}
+	return h, j.disk.SyncDir(dir)
 }
 
 func (j *Journal) removeTemporary(dir string) error {
@@ -270,7 +342,7 @@ func (j *Journal) removeTemporary(dir string) error {
 		return err
 	}
 	for _, name := range all {
-		if strings.HasSuffix(name, suffix+".new") {
+		if strings.HasSuffix(name, suffix+temporary) {
 			if err := j.disk.Remove(filepath.Join(dir, name)); err != nil {
 				return err
 			}
@@ -289,7 +361,11 @@ type walk struct {
 	prev       record.Hash // Sum of the record before it
 	covered    uint64      // by the checkpoint
 	checkpoint []byte      // nil = not yet seen
+	durable    uint64      // the newest record that a frame says was on disk
+	ended      bool        // the end frame was seen
 }
+
+func newWalk(s *segment) *walk { return &walk{segment: s, next: s.first, prev: s.prev} }
 
 // step reads the next frame. After errFrame the walk is at the end of what is
 // whole, and what follows is torn; *CorruptError says that it is not torn but
@@ -298,24 +374,12 @@ func (w *walk) step() (frame, error) {
 	f, err := w.scanner.next()
 	whole := err == nil
 	switch {
+	case w.ended && !errors.Is(err, io.EOF):
+		return f, w.corrupt(errors.New("bytes behind the segment's end"))
 	case errors.Is(err, errPad):
 		return f, w.corrupt(err)
 	case errors.Is(err, io.EOF) || errors.Is(err, errFrame):
-		if w.checkpoint == nil || w.next <= w.covered {
-			// This much was on disk before the segment got its name.
-			return f, w.corrupt(errors.New("the segment's beginning is not whole"))
-		}
-		if errors.Is(err, io.EOF) {
-			return f, err
-		}
-		more, later := w.later()
-		if later != nil {
-			return f, later
-		}
-		if more {
-			return f, w.corrupt(errors.New("no whole record, and whole ones behind it"))
-		}
-		return f, err
+		return f, w.torn(err)
 	case !whole:
 		return f, err
 	case f.typ == typeCheckpoint && w.checkpoint == nil:
@@ -323,15 +387,42 @@ func (w *walk) step() (frame, error) {
 		if f.seq+1 < w.first {
 			return f, w.corruptAt(f, errors.New("its checkpoint does not reach its first record"))
 		}
-	case w.checkpoint == nil || f.typ != typeRecord:
+	case w.checkpoint == nil || f.typ == typeCheckpoint:
 		return f, w.corruptAt(f, errors.New("a checkpoint in a place where none belongs"))
+	case f.typ == typeEnd:
+		if f.seq != w.next-1 || !bytes.Equal(f.payload, w.prev[:]) {
+			return f, w.corruptAt(f, fmt.Errorf("the segment was ended behind record %d, and here it ends behind %d", f.seq, w.next-1))
+		}
+		w.ended = true
 	case f.seq != w.next:
 		return f, w.corruptAt(f, fmt.Errorf("record %d where %d belongs", f.seq, w.next))
 	default:
 		w.next++
 		w.prev = record.Sum(f.payload)
 	}
+	w.durable = max(w.durable, f.durable)
 	return f, nil
+}
+
+// torn returns end, or, if what is missing here was on disk once, that this is
+// no crash's work.
+func (w *walk) torn(end error) error {
+	if w.checkpoint == nil || w.next <= w.covered {
+		// This much was on disk before the segment got its name.
+		return w.corrupt(errors.New("the segment's beginning is not whole"))
+	}
+	durable := w.durable
+	if errors.Is(end, errFrame) {
+		behind, err := w.durableBehind()
+		if err != nil {
+			return err
+		}
+		durable = max(durable, behind)
+	}
+	if w.next <= durable {
+		return w.corrupt(fmt.Errorf("no whole record %d, and records up to %d were on disk", w.next, durable))
+	}
+	return end
 }
 
 func (w *walk) corrupt(err error) error {
@@ -340,7 +431,7 @@ func (w *walk) corrupt(err error) error {
 
 // corruptAt is for a frame that was read.
 func (w *walk) corruptAt(f frame, err error) error {
-	return &CorruptError{Segment: w.name, Offset: f.end - align(frameHeader+int64(len(f.payload))), Seq: w.next - 1, Err: err}
+	return &CorruptError{Segment: w.name, Offset: f.start, Seq: w.next - 1, Err: err}
 }
 
 // cut ends the segment behind its last whole record. The torn bytes are kept
@@ -404,63 +495,6 @@ func (j *Journal) copy(from disk.File, off int64, name string) (err error) {
 	return f.Sync()
 }
 
-// restore makes the State what all adopted records add up to, each counted
-// once: the newest writer's checkpoint, which covers its own records and those
-// of the writers that it had adopted, and every record beyond it.
-func (j *Journal) restore() error {
-	if len(j.adopted) == 0 {
-		return nil
-	}
-	newest := &j.adopted[len(j.adopted)-1]
-	if j.cfg.State != nil {
-		if err := j.cfg.State.RestoreCheckpoint(newest.state); err != nil {
-			return fmt.Errorf("restore the checkpoint of %s: %w", newest.last, err)
-		}
-	}
-	for i := range j.adopted {
-		h := &j.adopted[i]
-		from := uint64(0)
-		if h == newest {
-			from = h.covered
-		} else if k := slices.IndexFunc(newest.covers, func(c record.Head) bool { return c.Writer == h.head.Writer }); k >= 0 {
-			from = newest.covers[k].Seq
-		}
-		if err := j.replay(h, from); err != nil {
-			return j.quarantine(err)
-		}
-		if h.head.Seq > 0 {
-			j.covers = append(j.covers, h.head)
-		}
-	}
-	for i := range j.adopted {
-		j.adopted[i].state = nil // it can be large
-	}
-	return nil
-}
-
-// replay applies the writer's records behind from.
-func (j *Journal) replay(h *history, from uint64) error {
-	if j.cfg.State == nil || from >= h.head.Seq {
-		return nil
-	}
-	r := newReader(j.disk, h.dir, h.head.Writer, from+1)
-	for r.next <= h.head.Seq {
-		rec, err := r.record()
-		if err != nil {
-			return errors.Join(fmt.Errorf("replay: %w", unexpected(err)), r.close())
-		}
-		j.cfg.State.Apply(&rec)
-	}
-	return r.close()
-}
-
-func unexpected(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
 // begin makes the own directory and its first segment.
 func (j *Journal) begin(running []string) error {
 	now := time.Now().UnixMilli()
@@ -488,14 +522,22 @@ func (j *Journal) begin(running []string) error {
 	if err := j.disk.SyncDir(j.cfg.Dir); err != nil {
 		return err
 	}
-	j.file, j.end, err = j.create(1, record.Hash{}, 0, j.checkpointLocked(), nil)
-	j.begun = j.end
-	return err
+	file, end, err := j.create(1, record.Hash{}, 0, j.checkpointLocked(), nil)
+	if err != nil {
+		return err
+	}
+	j.beginLocked(file, end)
+	return nil
 }
 
 // start writes the first record: who was here before, and what became of it.
 func (j *Journal) start(ctx context.Context, running []string) error {
-	r := record.Record{Type: record.Start, Time: j.opened, Heads: slices.Clone(j.covers)}
+	r := record.Record{Type: record.Start, Time: j.opened}
+	for _, h := range j.covers {
+		if h.Seq > 0 { // else it would say that it runs
+			r.Heads = append(r.Heads, h)
+		}
+	}
 	for _, writer := range running {
 		r.Heads = append(r.Heads, record.Head{Writer: writer})
 	}
@@ -511,46 +553,4 @@ func (j *Journal) start(ctx context.Context, running []string) error {
 		return err
 	}
 	return j.wait(ctx, uint64(p))
-}
-
-// covers are the adopted writers whose records a checkpoint counts in.
-func appendCovers(b []byte, covers []record.Head) []byte {
-	b = binary.AppendUvarint(b, uint64(len(covers)))
-	for _, h := range covers {
-		b = binary.AppendUvarint(b, uint64(len(h.Writer)))
-		b = append(b, h.Writer...)
-		b = binary.AppendUvarint(b, h.Seq)
-		b = append(b, h.Hash[:]...)
-	}
-	return b
-}
-
-var errCheckpoint = errors.New("the checkpoint cannot be read")
-
-// parseCovers returns the covers and the State behind them.
-func parseCovers(b []byte) (covers []record.Head, state []byte, err error) {
-	number := func() uint64 {
-		n, size := binary.Uvarint(b)
-		if size <= 0 {
-			err = errCheckpoint
-			return 0
-		}
-		b = b[size:]
-		return n
-	}
-	for n := number(); n > 0 && err == nil; n-- {
-		var h record.Head
-		length := number()
-		if length > maxName || length > uint64(len(b)) {
-			return nil, nil, errCheckpoint
-		}
-		h.Writer, b = string(b[:length]), b[length:]
-		h.Seq = number()
-		if len(b) < len(h.Hash) {
-			return nil, nil, errCheckpoint
-		}
-		b = b[copy(h.Hash[:], b):]
-		covers = append(covers, h)
-	}
-	return covers, b, err
 }

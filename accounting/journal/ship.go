@@ -24,12 +24,17 @@ const (
 // writer: another record, or more of them than are here. Nothing more of that
 // writer is shipped to it.
 type DivergedError struct {
-	Sink string
-	Head record.Head // in the sink
-	Last uint64      // the newest record here
+	Sink   string
+	Head   record.Head // in the sink
+	Oldest uint64      // the oldest record here; 0 = it reaches back far enough
+	Last   uint64      // the newest
 }
 
 func (e *DivergedError) Error() string {
+	if e.Oldest > e.Head.Seq {
+		return fmt.Sprintf("sink %s ends at record %d of %s, and what follows up to %d is no longer in the journal: the sink has lost what it had acknowledged; restore it from a backup",
+			e.Sink, e.Head.Seq, e.Head.Writer, e.Oldest-1)
+	}
 	if e.Last < e.Head.Seq {
 		return fmt.Sprintf("sink %s has record %d of %s, the journal ends at %d: records were lost here and are kept there", e.Sink, e.Head.Seq, e.Head.Writer, e.Last)
 	}
@@ -44,15 +49,15 @@ func (e *DivergedError) Error() string {
 // adopted writer that cannot is logged and passed over. Run it in a goroutine
 // of its own, one for each sink.
 func (j *Journal) Ship(ctx context.Context, name string, s sink.Sink) error {
-	sh := &shipper{j: j, sink: s, name: name, lag: j.metrics.sink(name), log: j.log.With(slog.String("sink", name))}
-	sh.lag.behind(j.opened)
+	sh := &shipper{j: j, sink: s, name: name, progress: j.metrics.sink(name), log: j.log.With(slog.String("sink", name))}
+	sh.progress.behind(j.opened)
 	for i := range j.adopted {
 		h := &j.adopted[i]
-		err := sh.writer(ctx, h.dir, h.head.Writer, h.oldest, func(_ context.Context, next uint64) (uint64, error) {
+		err := sh.writer(ctx, h.dir, h.head.Writer, h.oldest, func(_ context.Context, next uint64) (record.Head, error) {
 			if next > h.head.Seq {
-				return h.head.Seq, io.EOF
+				return h.head, io.EOF
 			}
-			return h.head.Seq, nil
+			return h.head, nil
 		})
 		switch {
 		case ctx.Err() != nil:
@@ -61,17 +66,27 @@ func (j *Journal) Ship(ctx context.Context, name string, s sink.Sink) error {
 			sh.log.Error("an earlier writer's records cannot be shipped", slog.String("writer", h.head.Writer), slog.Any("error", err))
 		}
 	}
-	if err := sh.writer(ctx, j.dir, j.writer, 1, j.shippable); err != nil {
+	if err := sh.writer(ctx, j.dir, j.writer, j.oldest(), j.shippable); err != nil {
 		return fmt.Errorf("ship: %w", err)
 	}
 	return nil
+}
+
+// oldest is the first own record that was not deleted.
+func (j *Journal) oldest() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.past) > 0 {
+		return j.past[0].first
+	}
+	return j.file.first
 }
 
 // Shipped returns once every sink that Ship was called for has all records
 // that are durable now, or with ctx's error.
 func (j *Journal) Shipped(ctx context.Context) error {
 	j.mu.Lock()
-	all := j.durable
+	all := record.Head{Writer: j.writer, Seq: j.durable}
 	j.mu.Unlock()
 	for !j.metrics.shipped(all) {
 		if err := pause(ctx, shipPause/10); err != nil {
@@ -83,27 +98,28 @@ func (j *Journal) Shipped(ctx context.Context) error {
 
 // shippable waits until the own record next is durable, and returns the last
 // one that is; io.EOF means that there will be no more.
-func (j *Journal) shippable(ctx context.Context, next uint64) (uint64, error) {
+func (j *Journal) shippable(ctx context.Context, next uint64) (record.Head, error) {
 	err := j.wait(ctx, next)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if errors.Is(err, ErrUnavailable) {
 		err = io.EOF
 	}
-	return j.durable, err
+	return record.Head{Writer: j.writer, Seq: j.durable, Hash: j.safeSum}, err
 }
 
 // shipper is one call of Ship.
 type shipper struct {
-	j    *Journal
-	sink sink.Sink
-	name string
-	lag  *lag
-	log  *slog.Logger
+	j        *Journal
+	sink     sink.Sink
+	name     string
+	progress *progress
+	log      *slog.Logger
 }
 
-// writer ships one writer's records. until tells how far it may go.
-func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64, until func(context.Context, uint64) (uint64, error)) (err error) {
+// writer ships one writer's records, of which the oldest that is there is
+// given. until tells how far it may go.
+func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64, until func(context.Context, uint64) (record.Head, error)) (err error) {
 	var head record.Head
 	if err := s.try(ctx, func() (err error) {
 		head, err = s.sink.Head(ctx, writer)
@@ -111,18 +127,28 @@ func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64,
 	}); err != nil {
 		return err
 	}
+	switch {
+	case head.Seq == 0 && oldest > 1:
+		s.log.Warn("the sink begins in the middle: the records before were deleted, since the sinks there were had them",
+			slog.String("writer", writer), slog.Uint64("from", oldest))
+	case head.Seq > 0 && head.Seq+1 < oldest:
+		return &DivergedError{Sink: s.name, Head: head, Oldest: oldest}
+	}
 	// Reading begins at the sink's last record, to see that it is the same.
 	r := newReader(s.j.disk, dir, writer, max(head.Seq, oldest))
 	defer func() { err = errors.Join(err, r.close()) }()
 	batch := make([]record.Record, 0, shipBatch)
-	var last uint64
+	var last record.Head
 	for {
-		if r.next > last {
-			s.lag.none()
+		if r.next > last.Seq {
+			s.progress.none()
 		}
 		last, err = until(ctx, max(r.next, head.Seq+1))
-		if last < head.Seq {
-			return &DivergedError{Sink: s.name, Head: head, Last: last}
+		switch {
+		case last.Seq < head.Seq:
+			return &DivergedError{Sink: s.name, Head: head, Last: last.Seq}
+		case last == head:
+			s.progress.acknowledge(writer, head.Seq) // it was not read: it may be deleted
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -130,29 +156,35 @@ func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64,
 		if err != nil {
 			return err
 		}
-		for batch = batch[:0]; len(batch) < shipBatch && r.next <= last; {
+		if err := r.look(); err != nil {
+			return err
+		}
+		for batch = batch[:0]; len(batch) < shipBatch && r.next <= last.Seq; {
 			rec, err := r.record()
 			if err != nil {
 				return unexpected(err)
 			}
+			follows := rec.Seq > head.Seq+1 || head.Seq == 0 || rec.Prev == head.Hash
+			if rec.Seq == head.Seq {
+				follows = r.sum == head.Hash
+			}
+			if !follows {
+				return &DivergedError{Sink: s.name, Head: head, Last: last.Seq}
+			}
 			if rec.Seq > head.Seq {
 				batch = append(batch, rec)
-			} else if r.sum != head.Hash {
-				return &DivergedError{Sink: s.name, Head: head, Last: last}
 			}
 		}
 		if len(batch) == 0 {
 			continue
 		}
-		s.lag.behind(batch[0].Time)
+		s.progress.behind(batch[0].Time)
 		if err := s.try(ctx, func() error { return s.sink.Write(ctx, batch) }); err != nil {
 			return err
 		}
-		if writer == s.j.writer {
-			s.lag.sent(batch[len(batch)-1].Seq)
-		}
+		s.progress.acknowledge(writer, batch[len(batch)-1].Seq)
 		if len(batch) < shipBatch {
-			s.lag.none()
+			s.progress.none()
 			if err := pause(ctx, shipPause); err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"slices"
 
 	"airgate/accounting/record"
 )
@@ -28,10 +29,10 @@ func (s *tally) Apply(r *record.Record) {
 
 func (s *tally) AppendCheckpoint(b []byte) []byte {
 	b = binary.AppendUvarint(b, s.n)
-	for w, seq := range s.seen {
+	for _, w := range slices.Sorted(maps.Keys(s.seen)) {
 		b = binary.AppendUvarint(b, uint64(len(w)))
 		b = append(b, w...)
-		b = binary.AppendUvarint(b, seq)
+		b = binary.AppendUvarint(b, s.seen[w])
 	}
 	return b
 }

@@ -1,15 +1,28 @@
 package journal
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"iter"
 	"path/filepath"
 	"slices"
 
 	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
 )
+
+// Book is what a sink holds of the journal. Implemented by sqlite.Reader.
+type Book interface {
+	// Heads are the last records of all writers.
+	Heads(ctx context.Context) ([]record.Head, error)
+	// Records yields a writer's records behind that one in order. Encoded again,
+	// each is the bytes that the journal chained.
+	Records(ctx context.Context, writer string, after uint64) iter.Seq2[record.Record, error]
+}
 
 // Report is what Verify found.
 type Report struct {
@@ -22,125 +35,365 @@ func (r Report) Sound() bool {
 	return !slices.ContainsFunc(r.Writers, func(w WriterReport) bool { return len(w.Problems) > 0 })
 }
 
-// WriterReport is what Verify found of one writer.
-type WriterReport struct {
-	Writer string
-	First  uint64      // the oldest record that is here; 0 = there is none
-	Last   record.Head // the newest that follows, without gap, from First
-	// Anchored is the newest record whose hash is held elsewhere: it and all
-	// before it are what was written. Whether the records behind it, to Last,
-	// are all that there were, or the ones that there were, nothing can prove.
-	Anchored uint64
-	Problems []error // *CorruptError, *AnchorError, or what the disk says
+// Span is the records from First to Last. The zero Span has none.
+type Span struct {
+	First, Last uint64
 }
 
-// NotAnchored is how many records nothing outside of the journal vouches for.
-func (w *WriterReport) NotAnchored() uint64 { return w.Last.Seq - min(w.Anchored, w.Last.Seq) }
+// add lets the span reach to the record seq, which follows it.
+func (s *Span) add(seq uint64) { *s = Span{First: cmp.Or(s.First, seq), Last: seq} }
 
-// AnchorError says that the journal is not what a head held elsewhere says.
+// WriterReport is what Verify found of one writer.
+type WriterReport struct {
+	Writer  string
+	Records Span        // that follow, without gap, from one another, wherever they are
+	Journal Span        // of these, what the journal has
+	Book    Span        // and the book
+	Last    record.Head // the last of Records
+	// Anchored is the newest record whose hash is held in another place than the
+	// record: it and all before it are what was written. Whether the records
+	// behind it, to Last, are all that there were, or the ones that there were,
+	// nothing can prove.
+	Anchored uint64
+	Torn     int64   // bytes at the journal's end that are no whole record: torn by a crash, being written, or damaged
+	Sums     int     // checkpoints that hold what the records before them add up to
+	Problems []error // *CorruptError, *AnchorError, *BookError, *SumError, or what the disk says
+}
+
+// NotAnchored is the records that nothing outside of the journal vouches for.
+func (w *WriterReport) NotAnchored() Span {
+	if w.Anchored >= w.Records.Last {
+		return Span{}
+	}
+	return Span{First: max(w.Records.First, w.Anchored+1), Last: w.Records.Last}
+}
+
+// AnchorError says that the records are not what a head held elsewhere says.
 type AnchorError struct {
 	Head record.Head
 	Last uint64 // the newest record here
+	Book bool   // what is gone from the journal is in the book
 }
 
 func (e *AnchorError) Error() string {
-	if e.Last < e.Head.Seq {
-		return fmt.Sprintf("records %d to %d of %s are gone: a head held elsewhere names the last of them", e.Last+1, e.Head.Seq, e.Head.Writer)
+	switch {
+	case e.Last < e.Head.Seq && e.Book:
+		return fmt.Sprintf("%s of %s are gone from the journal: the sink has them", span(e.Last+1, e.Head.Seq), e.Head.Writer)
+	case e.Last < e.Head.Seq:
+		return fmt.Sprintf("%s of %s are gone: a head held elsewhere names the last of them", span(e.Last+1, e.Head.Seq), e.Head.Writer)
 	}
 	return fmt.Sprintf("record %d of %s is not the one that was written: a head held elsewhere has another hash", e.Head.Seq, e.Head.Writer)
 }
 
-// anchor is a head that the journal must contain.
+// BookError says that the book is not what the journal shipped.
+type BookError struct {
+	Writer string
+	Err    error
+}
+
+func (e *BookError) Error() string { return fmt.Sprintf("the sink's book of %s: %v", e.Writer, e.Err) }
+
+// Unwrap returns Err.
+func (e *BookError) Unwrap() error { return e.Err }
+
+// SumError says that a checkpoint does not hold what the records before it add
+// up to.
+type SumError struct {
+	Writer string
+	Seq    uint64 // of the last record that the checkpoint counts
+}
+
+func (e *SumError) Error() string {
+	return fmt.Sprintf("the balances of %s at record %d are not what the records up to it add up to", e.Writer, e.Seq)
+}
+
+func gone(writer string, first, last uint64) error {
+	return fmt.Errorf("%s of %s are gone", span(first, last), writer)
+}
+
+func span(first, last uint64) string { return fmt.Sprintf("records %d to %d", first, last) }
+
+// anchor is a head that the records must contain.
 type anchor struct {
 	record.Head
 
-	trusted bool // held elsewhere, and not only in a record that could be forged with it
-	met     bool
+	by   string // the writer whose start record names it; "" = the book's own head
+	met  bool
+	same bool
 }
 
-// Verify reads all records below dir and checks their sums, their numbers,
-// their chain, and that they contain heads, which are held elsewhere, as the
-// sinks do, and the heads in the start records of later writers. Damage ends
-// what can be said of a writer. It takes no lock and changes nothing; of a
-// running writer it sees what is written so far, so heads must have been asked
-// for before.
-func Verify(dir string, heads []record.Head) (Report, error) { return verify(disk.OS{}, dir, heads) }
-
-func verify(d disk.Disk, dir string, heads []record.Head) (Report, error) {
-	names, err := writers(d, dir)
+// Verify reads all records of the journal below dir and of the book, and
+// checks their sums, their numbers, that they are one chain, that they contain
+// the heads which the book and the start records of later writers name, and
+// that each checkpoint holds what the records before it add up to. Records that
+// only the book has, since the journal may delete what it has shipped, are
+// joined to the journal's by the hash that the first of those has of the last
+// of them. Damage ends what can be said of a writer.
+//
+// book may be nil, and so may state, which makes an empty State: then sums are
+// not checked. Verify takes no lock and changes nothing; of a running writer it
+// sees what is written so far. Its error is the book's, or that of listing dir.
+func Verify(ctx context.Context, dir string, book Book, state func() State) (Report, error) {
+	report, err := verify(ctx, disk.OS{}, dir, book, state)
 	if err != nil {
 		return Report{}, fmt.Errorf("verify journal: %w", err)
-	}
-	var anchors []*anchor
-	for _, h := range heads {
-		anchors = append(anchors, &anchor{Head: h, trusted: true})
-	}
-	var report Report
-	for _, writer := range slices.Backward(names) { // later writers vouch for earlier ones
-		w, named := verifyWriter(d, filepath.Join(dir, writer), writer, anchors)
-		report.Writers = append(report.Writers, w)
-		for _, h := range named {
-			if h.Seq > 0 {
-				anchors = append(anchors, &anchor{Head: h, trusted: w.Anchored > 0})
-			}
-		}
-	}
-	slices.Reverse(report.Writers)
-	for _, a := range anchors {
-		if !slices.Contains(names, a.Writer) && !slices.ContainsFunc(report.Writers, func(w WriterReport) bool { return w.Writer == a.Writer }) {
-			report.Writers = append(report.Writers, WriterReport{Writer: a.Writer, Problems: []error{&AnchorError{Head: a.Head}}})
-		}
 	}
 	return report, nil
 }
 
-// verifyWriter returns besides the heads that the writer's start record names.
-func verifyWriter(d disk.Disk, dir, writer string, anchors []*anchor) (w WriterReport, named []record.Head) {
-	w = WriterReport{Writer: writer, Last: record.Head{Writer: writer}}
-	var mine []*anchor
-	for _, a := range anchors {
-		if a.Writer == writer {
-			mine = append(mine, a)
+func verify(ctx context.Context, d disk.Disk, dir string, book Book, state func() State) (Report, error) {
+	v := verifier{disk: d, dir: dir, book: book, heads: map[string]record.Head{}, sums: newSums(state)}
+	if book != nil {
+		// Before the journal is read: it may grow meanwhile, the heads must not.
+		heads, err := book.Heads(ctx)
+		if err != nil {
+			return Report{}, err
+		}
+		for _, h := range heads {
+			v.heads[h.Writer] = h
+			v.anchors = append(v.anchors, &anchor{Head: h})
 		}
 	}
-	r := newReader(d, dir, writer, 0)
-	for {
-		rec, err := r.record()
-		if err != nil {
-			if !errors.Is(err, io.EOF) {
-				w.Problems = append(w.Problems, err)
+	names, err := writers(d, dir)
+	if err != nil && (book == nil || !errors.Is(err, fs.ErrNotExist)) {
+		return Report{}, err
+	}
+	for _, h := range v.heads {
+		names = append(names, h.Writer)
+	}
+	slices.SortFunc(names, byAge)
+	names = slices.Compact(names)
+	for _, name := range names {
+		if err := v.start(ctx, name); err != nil {
+			return Report{}, err
+		}
+	}
+	for _, a := range v.anchors {
+		names = append(names, a.Writer)
+	}
+	slices.SortFunc(names, byAge)
+	var report Report
+	for _, name := range slices.Compact(names) {
+		report.Writers = append(report.Writers, v.writer(ctx, name))
+	}
+	v.trust(report.Writers)
+	return report, nil
+}
+
+// verifier is one call of Verify.
+type verifier struct {
+	disk    disk.Disk
+	dir     string
+	book    Book
+	heads   map[string]record.Head // :: writer → the book's
+	anchors []*anchor
+	sums    *sums
+}
+
+// start takes the anchors from a writer's first record. What is wrong with it
+// is found as it is read again.
+func (v *verifier) start(ctx context.Context, writer string) error {
+	r := newReader(v.disk, filepath.Join(v.dir, writer), writer, 1)
+	first, err := r.record()
+	if err = errors.Join(err, r.close()); err != nil && v.heads[writer].Seq > 0 {
+		for rec, err := range v.book.Records(ctx, writer, 0) {
+			if err != nil {
+				return err
 			}
+			first = rec
 			break
 		}
-		if w.First == 0 {
-			w.First = rec.Seq
-			if rec.Seq != 1 { // this version deletes nothing
-				w.Problems = append(w.Problems, fmt.Errorf("records 1 to %d of %s are gone", rec.Seq-1, writer))
-			}
-		}
-		if rec.Type == record.Start {
-			named = append(named, rec.Heads...)
-		}
-		w.Last.Seq, w.Last.Hash = rec.Seq, r.sum
-		for _, a := range mine {
-			if a.Seq != rec.Seq {
-				continue
-			}
-			a.met = true
-			if a.Hash != r.sum {
-				w.Problems = append(w.Problems, &AnchorError{Head: a.Head, Last: rec.Seq})
-			} else if a.trusted {
-				w.Anchored = rec.Seq
+	}
+	if first.Type == record.Start {
+		for _, h := range first.Heads {
+			if h.Seq > 0 && h.Writer != writer && writerName.MatchString(h.Writer) {
+				v.anchors = append(v.anchors, &anchor{Head: h, by: writer})
 			}
 		}
 	}
-	for _, a := range mine {
-		if !a.met && a.Seq >= w.First {
-			w.Problems = append(w.Problems, &AnchorError{Head: a.Head, Last: w.Last.Seq})
+	return nil
+}
+
+// trust finds how far each writer is anchored, beside what the journal and the
+// book have of each other's: to what the start record of a later writer names
+// that is anchored itself.
+func (v *verifier) trust(all []WriterReport) {
+	anchored := map[string]bool{}
+	for i := range slices.Backward(all) {
+		w := &all[i]
+		for _, a := range v.anchors {
+			if a.Writer == w.Writer && a.same && anchored[a.by] {
+				w.Anchored = max(w.Anchored, a.Seq)
+			}
+		}
+		anchored[w.Writer] = w.Anchored > 0
+	}
+}
+
+// writer verifies one writer. If segments come or go meanwhile, what looks like
+// a fault may be none: then it reads again.
+func (v *verifier) writer(ctx context.Context, name string) WriterReport {
+	dir := filepath.Join(v.dir, name)
+	for tries := 0; ; tries++ {
+		before, _ := segments(v.disk, dir) // an error comes again
+		w := v.attempt(ctx, name, dir)
+		after, _ := segments(v.disk, dir)
+		if len(w.Problems) == 0 || tries == 2 || slices.Equal(before, after) {
+			return w
+		}
+		v.sums.lose()
+	}
+}
+
+func (v *verifier) attempt(ctx context.Context, name, dir string) WriterReport {
+	w := WriterReport{Writer: name, Last: record.Head{Writer: name}}
+	v.sums.begin(name)
+	journal := newReader(v.disk, dir, name, 0)
+	journal.checkpoint = v.sums.checkpoint
+	next, stop := iter.Pull2(v.held(ctx, name))
+	defer stop()
+
+	whole := &chain{writer: name}
+	b, bad, more := next()
+	j, missing := journal.record()
+	for (more && bad == nil || missing == nil) && len(w.Problems) == 0 {
+		inBook := more && bad == nil && (missing != nil || b.Seq <= j.Seq)
+		inJournal := missing == nil && (!inBook || b.Seq == j.Seq)
+		rec, sum := &j, journal.sum
+		if inBook {
+			if own := record.Sum(record.AppendJSON(nil, &b)); !inJournal {
+				rec, sum = &b, own
+			} else if own != sum {
+				w.problem(&BookError{Writer: name, Err: fmt.Errorf("record %d is another than the journal's", b.Seq)})
+				break
+			}
+		}
+		if rec.Seq > whole.next && whole.next > 0 {
+			w.problem(gone(name, whole.next, rec.Seq-1))
+			break
+		}
+		if err := whole.follow(rec, sum); err != nil {
+			w.problem(fmt.Errorf("where the sink's book and the journal meet: %w", err))
+			break
+		}
+		if inJournal && w.Journal.Last == 0 {
+			w.join()
+		}
+		v.sums.apply(&w, rec)
+		w.Records.add(rec.Seq)
+		w.Last.Seq, w.Last.Hash = rec.Seq, sum
+		v.meet(&w)
+		if inBook && inJournal {
+			w.Anchored = rec.Seq
+		}
+		if inBook {
+			w.Book.add(rec.Seq)
+			b, bad, more = next()
+		}
+		if inJournal {
+			w.Journal.add(rec.Seq)
+			j, missing = journal.record()
 		}
 	}
-	if err := r.close(); err != nil {
-		w.Problems = append(w.Problems, err)
+	if len(w.Problems) == 0 {
+		v.sums.end(&w)
 	}
-	return w, named
+	if bad != nil {
+		w.problem(&BookError{Writer: name, Err: bad})
+	}
+	if missing != nil && !errors.Is(missing, io.EOF) {
+		w.problem(missing)
+	}
+	v.complete(&w, journal)
+	if err := journal.close(); err != nil {
+		w.problem(err)
+	}
+	if len(w.Problems) > 0 {
+		v.sums.lose()
+	}
+	return w
+}
+
+func (w *WriterReport) problem(err error) { w.Problems = append(w.Problems, err) }
+
+// held yields what the book holds of a writer, up to the head that it had as
+// Verify began, and checks that it is one chain to that head.
+func (v *verifier) held(ctx context.Context, name string) iter.Seq2[record.Record, error] {
+	head := v.heads[name]
+	return func(yield func(record.Record, error) bool) {
+		if head.Seq == 0 {
+			return
+		}
+		c := chain{writer: name}
+		for rec, err := range v.book.Records(ctx, name, 0) {
+			if err == nil {
+				err = c.follow(&rec, record.Sum(record.AppendJSON(nil, &rec)))
+			}
+			switch {
+			case err != nil:
+			case rec.Seq == head.Seq && c.sum != head.Hash:
+				err = fmt.Errorf("record %d is not the one that its own head names", rec.Seq)
+			}
+			if !yield(rec, err) || err != nil || rec.Seq == head.Seq {
+				return
+			}
+		}
+		if c.next <= head.Seq {
+			yield(record.Record{}, fmt.Errorf("%s are gone: its own head names the last of them", span(max(1, c.next), head.Seq)))
+		}
+	}
+}
+
+// meet compares the record that was just read with the heads that name it.
+func (v *verifier) meet(w *WriterReport) {
+	for _, a := range v.anchors {
+		if a.Writer != w.Writer || a.Seq != w.Last.Seq {
+			continue
+		}
+		a.met, a.same = true, a.Hash == w.Last.Hash
+		if !a.same {
+			w.problem(&AnchorError{Head: a.Head, Last: w.Last.Seq})
+		}
+	}
+}
+
+// join notes that the journal goes on behind the last record so far, which only
+// the book has, and has its hash.
+func (w *WriterReport) join() { w.Anchored = w.Last.Seq }
+
+// complete finds what is missing at both ends.
+func (v *verifier) complete(w *WriterReport, journal *reader) {
+	sound := len(w.Problems) == 0
+	if w.Records.First > 1 {
+		w.problem(gone(w.Writer, 1, w.Records.First-1))
+	}
+	named := false // as ended, by a later start
+	for _, a := range v.anchors {
+		if a.Writer != w.Writer {
+			continue
+		}
+		if !a.met && sound { // else damage hides it
+			w.problem(&AnchorError{Head: a.Head, Last: w.Last.Seq})
+		}
+		named = named || a.by != ""
+	}
+	if sound && journal.walk != nil {
+		w.Torn = journal.walk.limit - journal.walk.at
+	}
+	head := v.heads[w.Writer]
+	switch {
+	case !sound:
+	case journal.begun && journal.next <= head.Seq: // it has a part, and not the last
+		w.problem(&AnchorError{Head: head, Last: journal.next - 1, Book: true})
+	case journal.begun && journal.next > w.Last.Seq+1: // it has none, and says what came before
+		w.problem(gone(w.Writer, w.Last.Seq+1, journal.next-1))
+	case journal.begun && journal.sum == w.Last.Hash && w.Journal.Last == 0:
+		w.join()
+	case journal.begun && journal.sum != w.Last.Hash:
+		w.problem(fmt.Errorf("record %d is not the one that the journal goes on from", w.Last.Seq))
+	case !journal.begun && w.Last.Seq > 0 && !named:
+		w.problem(fmt.Errorf("the journal of %s is gone, and no later start says that record %d was its last", w.Writer, w.Last.Seq))
+	case named && w.Torn > 0:
+		w.problem(fmt.Errorf("%d bytes behind record %d of %s are no whole record, and came there after a later start had closed it", w.Torn, w.Last.Seq, w.Writer))
+	}
 }

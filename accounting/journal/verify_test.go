@@ -38,8 +38,8 @@ func headOf(r record.Record) record.Head {
 }
 
 // forge writes the segment anew, with right sums, as somebody would who knows
-// the format.
-func forge(t *testing.T, d *disktest.Disk, path string, records []record.Record) {
+// the format. It may begin later than all, which it had.
+func forge(t *testing.T, d *disktest.Disk, path string, records, all []record.Record) {
 	t.Helper()
 	s, err := openSegment(d, path)
 	if err != nil {
@@ -53,14 +53,23 @@ func forge(t *testing.T, d *disktest.Disk, path string, records []record.Record)
 	if err != nil {
 		t.Fatal(err)
 	}
+	covered := checkpoint.seq
+	switch {
+	case len(records) == 0:
+		last := headOf(all[len(all)-1])
+		s.first, s.prev, covered = last.Seq+1, last.Hash, last.Seq
+	case records[0].Seq != s.first:
+		s.first, s.prev, covered = records[0].Seq, records[0].Prev, records[0].Seq-1
+	}
+	d.Delete(path)
 	b := s.append(nil)
 	head := len(b)
-	b = appendFrame(b, typeCheckpoint, checkpoint.seq, func(b []byte) []byte { return append(b, checkpoint.payload...) })
+	b = appendFrame(b, typeCheckpoint, covered, func(b []byte) []byte { return append(b, checkpoint.payload...) })
 	for _, r := range records {
 		b = appendFrame(b, typeRecord, r.Seq, func(b []byte) []byte { return record.AppendJSON(b, &r) })
 	}
-	seal(b[head:], s.seed())
-	d.Set(path, b)
+	seal(b[head:], s.seed(), 0)
+	d.Set(filepath.Join(filepath.Dir(path), s.file()), b)
 }
 
 // rechain makes numbers and hashes follow again.
@@ -75,102 +84,161 @@ func rechain(all []record.Record) []record.Record {
 }
 
 func TestVerify(t *testing.T) {
-	const n, anchored = 10, 7
+	const n, shipped = 10, 7
+	same := func(all []record.Record) []record.Record { return all }
 	tests := map[string]struct {
-		change   func(all []record.Record) []record.Record
-		problem  string // "" = sound
-		anchored uint64
+		journal  func(all []record.Record) []record.Record // what became of the journal's records; nil = nothing
+		book     func(all []record.Record) []record.Record // and of the book's, which are the first seven
+		want     string                                    // "" = sound
 		last     uint64
+		anchored uint64
 	}{
-		"nothing": {
-			change:   func(all []record.Record) []record.Record { return all },
-			anchored: 7, last: 10,
-		},
+		"nothing":        {last: 10, anchored: 7},
+		"a sink behind":  {book: func(all []record.Record) []record.Record { return all[:3] }, last: 10, anchored: 3},
+		"a sink with no": {book: func([]record.Record) []record.Record { return nil }, last: 10},
 		"a removed record": {
-			change:  func(all []record.Record) []record.Record { return slices.Delete(all, 4, 5) },
-			problem: "record 6 where 5 belongs", last: 4,
+			journal: func(all []record.Record) []record.Record { return slices.Delete(all, 8, 9) },
+			want:    "record 10 where 9 belongs", last: 8, anchored: 7,
 		},
 		"a swapped pair": {
-			change:  func(all []record.Record) []record.Record { all[4], all[5] = all[5], all[4]; return all },
-			problem: "record 6 where 5 belongs", last: 4,
+			journal: func(all []record.Record) []record.Record { all[8], all[9] = all[9], all[8]; return all },
+			want:    "record 10 where 9 belongs", last: 8, anchored: 7,
 		},
 		"a swapped pair with each other's numbers": {
-			change: func(all []record.Record) []record.Record {
+			journal: func(all []record.Record) []record.Record {
 				all[4], all[5] = all[5], all[4]
 				all[4].Seq, all[5].Seq = all[5].Seq, all[4].Seq
 				return all
 			},
-			problem: "record 5 does not follow from the one before it", last: 4,
+			want: "record 5 does not follow from the one before it", last: 7, // in the sink
 		},
-		"a changed record": {
-			change:  func(all []record.Record) []record.Record { all[4].Detail = "harmless"; return all },
-			problem: "record 6 does not follow from the one before it", last: 5,
+		"a changed record that is not anchored": {
+			journal: func(all []record.Record) []record.Record { all[8].Detail = "harmless"; return all },
+			want:    "record 10 does not follow from the one before it", last: 9, anchored: 7,
 		},
 		"a changed record and a new chain behind it": {
-			change:  func(all []record.Record) []record.Record { all[4].Detail = "harmless"; return rechain(all) },
-			problem: "record 7 of W is not the one that was written: a head held elsewhere has another hash", last: 10,
+			journal: func(all []record.Record) []record.Record { all[4].Detail = "harmless"; return rechain(all) },
+			want:    "the sink's book of W: record 5 is another than the journal's", last: 4,
 		},
 		"a removed record and a new chain behind it": {
-			change:  func(all []record.Record) []record.Record { return rechain(slices.Delete(all, 4, 5)) },
-			problem: "record 7 of W is not the one that was written: a head held elsewhere has another hash", last: 9,
+			journal: func(all []record.Record) []record.Record { return rechain(slices.Delete(all, 4, 5)) },
+			want:    "the sink's book of W: record 5 is another than the journal's", last: 4,
 		},
 		"a record of another writer": {
-			change: func(all []record.Record) []record.Record {
-				all[4].Writer = "b.00000000000000000000"
+			journal: func(all []record.Record) []record.Record {
+				all[8].Writer = "b.00000000000000000000"
 				return rechain(all)
 			},
-			problem: "record 5 belongs to b.00000000000000000000", last: 4,
+			want: "record 9 belongs to b.00000000000000000000", last: 8, anchored: 7,
 		},
 		"a removed tail into the anchored part": {
-			change:  func(all []record.Record) []record.Record { return all[:5] },
-			problem: "records 6 to 7 of W are gone: a head held elsewhere names the last of them", last: 5,
+			journal: func(all []record.Record) []record.Record { return all[:5] },
+			want:    "records 6 to 7 of W are gone from the journal: the sink has them", last: 7,
 		},
 		"a removed tail behind the anchor: nothing can tell": {
-			change:   func(all []record.Record) []record.Record { return all[:8] },
-			anchored: 7, last: 8,
+			journal: func(all []record.Record) []record.Record { return all[:8] },
+			last:    8, anchored: 7,
 		},
 		"a changed tail behind the anchor: nothing can tell": {
-			change:   func(all []record.Record) []record.Record { all[8].Detail = "harmless"; return rechain(all) },
-			anchored: 7, last: 10,
+			journal: func(all []record.Record) []record.Record { all[8].Detail = "harmless"; return rechain(all) },
+			last:    10, anchored: 7,
+		},
+		"records that were deleted after shipping": {
+			journal: func(all []record.Record) []record.Record { return all[4:] },
+			last:    10, anchored: 7,
+		},
+		"all records deleted after shipping": {
+			journal: func(all []record.Record) []record.Record { return all[10:] },
+			book:    same, last: 10, anchored: 10,
+		},
+		"more deleted than shipped": {
+			journal: func(all []record.Record) []record.Record { return all[8:] },
+			want:    "records 8 to 8 of W are gone", last: 7,
+		},
+		"all deleted, and not all shipped": {
+			journal: func(all []record.Record) []record.Record { return all[10:] },
+			want:    "records 8 to 10 of W are gone", last: 7,
+		},
+		"a changed record in the book": {
+			book: func(all []record.Record) []record.Record { all[4].Detail = "harmless"; return all[:7] },
+			want: "the sink's book of W: record 5 is another than the journal's", last: 4,
+		},
+		"a changed record that only the book has, and a new chain": {
+			journal: func(all []record.Record) []record.Record { return all[6:] },
+			book:    func(all []record.Record) []record.Record { all[4].Detail = "harmless"; return rechain(all)[:7] },
+			want:    "the sink's book of W: record 7 is another than the journal's", last: 6,
+		},
+		"a changed book where it meets the journal": {
+			journal: func(all []record.Record) []record.Record { return all[7:] },
+			book:    func(all []record.Record) []record.Record { all[4].Detail = "harmless"; return rechain(all)[:7] },
+			want:    "where the sink's book and the journal meet: record 8 does not follow from the one before it", last: 7,
+		},
+		"a changed book that the journal has deleted to the end": {
+			journal: func(all []record.Record) []record.Record { return all[10:] },
+			book:    func(all []record.Record) []record.Record { all[4].Detail = "harmless"; return rechain(all) },
+			want:    "record 10 is not the one that the journal goes on from", last: 10,
+		},
+		"a book that begins in the middle": {
+			book: func(all []record.Record) []record.Record { return all[3:7] },
+			last: 10, anchored: 7,
+		},
+		"neither has the beginning": {
+			journal: func(all []record.Record) []record.Record { return all[4:] },
+			book:    func(all []record.Record) []record.Record { return all[3:7] },
+			want:    "records 1 to 3 of W are gone", last: 10, anchored: 7,
 		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			d, writer, path, all := book(t, n)
-			head := headOf(all[anchored-1])
-			forge(t, d, path, test.change(all))
-			report, err := verify(d, simDir, []record.Head{head})
+			shelf := slices.Clone(all[:shipped])
+			if test.book != nil {
+				shelf = test.book(slices.Clone(all))
+			}
+			m := &memory{books: map[string][]record.Record{}}
+			if len(shelf) > 0 {
+				m.books[writer] = shelf
+			}
+			if test.journal != nil {
+				forge(t, d, path, test.journal(slices.Clone(all)), all)
+			}
+			report, err := verify(t.Context(), d, simDir, m, nil)
 			if err != nil || len(report.Writers) != 1 {
 				t.Fatalf("Verify = %+v, %v", report, err)
 			}
 			w := report.Writers[0]
 			problems := strings.ReplaceAll(fmt.Sprint(errors.Join(w.Problems...)), writer, "W")
-			if test.problem == "" && !report.Sound() || test.problem != "" && (report.Sound() || !strings.Contains(problems, test.problem)) {
-				t.Errorf("Verify finds %q, want %q", problems, test.problem)
+			if test.want == "" && !report.Sound() || test.want != "" && (report.Sound() || !strings.Contains(problems, test.want)) {
+				t.Errorf("Verify finds %q, want %q", problems, test.want)
 			}
-			if w.First != 1 || w.Last.Seq != test.last || w.Anchored != test.anchored && test.problem == "" {
-				t.Errorf("Verify has records %d to %d, anchored to %d; want 1 to %d, anchored to %d", w.First, w.Last.Seq, w.Anchored, test.last, test.anchored)
+			if w.Last.Seq != test.last || w.Anchored != test.anchored && test.want == "" {
+				t.Errorf("Verify follows to %d, anchored to %d; want %d, anchored to %d", w.Last.Seq, w.Anchored, test.last, test.anchored)
 			}
-			if got, want := w.NotAnchored(), test.last-test.anchored; test.problem == "" && got != want {
-				t.Errorf("NotAnchored = %d, want %d", got, want)
+			if got := w.NotAnchored(); test.want == "" && test.last > test.anchored && got != (Span{First: test.anchored + 1, Last: test.last}) {
+				t.Errorf("NotAnchored = %+v, want %d to %d", got, test.anchored+1, test.last)
 			}
 		})
 	}
 }
 
 func TestVerifyFindsEveryFlippedBit(t *testing.T) {
-	d, _, path, all := book(t, 4)
-	heads := []record.Head{headOf(all[len(all)-1])}
-	if report, err := verify(d, simDir, heads); err != nil || !report.Sound() {
+	d, writer, path, all := book(t, 4)
+	m := &memory{books: map[string][]record.Record{writer: all}}
+	if report, err := verify(t.Context(), d, simDir, m, nil); err != nil || !report.Sound() {
 		t.Fatalf("Verify = %+v, %v; want sound", report, err)
 	}
-	whole := segmentsOf(d, all[0].Writer)[path]
+	whole := segmentsOf(d, writer)[path]
 	for i := range whole {
 		for bit := range 8 {
 			flipped := slices.Clone(whole)
 			flipped[i] ^= 1 << bit
 			d.Set(path, flipped)
-			if report, err := verify(d, simDir, heads); err != nil || report.Sound() {
+			report, err := verify(t.Context(), d, simDir, m, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The end frame says nothing that is not said elsewhere.
+			if report.Sound() && (report.Writers[0].Torn == 0 || report.Writers[0].Last.Seq != 4) {
 				t.Fatalf("Verify with bit %d of byte %d flipped = %+v, %v; want it found", bit, i, report, err)
 			}
 		}
@@ -182,37 +250,158 @@ func TestALaterStartVouchesForEarlierWriters(t *testing.T) {
 	second := open(t, Config{Dir: simDir, Disk: d})
 	appendN(t, second, 2)
 	closed(t, second)
-	var last record.Record
+	books := map[string][]record.Record{}
 	for r, err := range read(d, simDir) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		last = r
+		books[r.Writer] = append(books[r.Writer], r)
 	}
-
-	tail := d.Clone()
-	forge(t, tail, path, all[:4])
-	report, err := verify(tail, simDir, nil)
-	if err != nil || report.Sound() {
-		t.Errorf("Verify without the last record that a start names = %+v, %v; want it found", report, err)
+	withoutFirst := d.Clone()
+	withoutFirst.Delete(path)
+	withoutFirst.Delete(filepath.Join(simDir, first))
+	tests := map[string]struct {
+		disk     func() *disktest.Disk
+		book     map[string][]record.Record
+		want     string
+		anchored uint64 // of the first
+	}{
+		"no sink":         {},
+		"a second's sink": {book: map[string][]record.Record{second.Writer(): books[second.Writer()]}, anchored: 5},
+		"without the last record that a start names": {
+			disk: func() *disktest.Disk { c := d.Clone(); forge(t, c, path, all[:4], all); return c },
+			want: "records 5 to 5 of W are gone: a head held elsewhere names the last of them",
+		},
+		"without a writer that a start names": {
+			disk: withoutFirst.Clone,
+			want: "records 1 to 5 of W are gone: a head held elsewhere names the last of them",
+		},
+		"a writer that only the sink has":       {disk: withoutFirst.Clone, book: books, anchored: 5},
+		"a writer that the sink has not wholly": {disk: withoutFirst.Clone, book: map[string][]record.Record{first: all[:4]}, want: "records 5 to 5 of W are gone: a head held elsewhere names the last of them"},
+		"a writer that nobody names, and no journal": {
+			disk: func() *disktest.Disk { return disktest.New(1) }, book: map[string][]record.Record{first: all},
+			want: "the journal of W is gone, and no later start says that record 5 was its last",
+		},
+		"bytes behind a closed end": {
+			disk: func() *disktest.Disk {
+				c := d.Clone()
+				c.Set(path, append(segmentsOf(c, first)[path], 1, 2, 3))
+				return c
+			},
+			want: "bytes behind the segment's end",
+		},
 	}
-
-	gone := d.Clone()
-	gone.Delete(path)
-	gone.Delete(filepath.Join(simDir, first))
-	report, err = verify(gone, simDir, nil)
-	if err != nil || report.Sound() {
-		t.Errorf("Verify without a writer that a start names = %+v, %v; want it found", report, err)
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			c := d.Clone()
+			if test.disk != nil {
+				c = test.disk()
+			}
+			var b Book
+			if test.book != nil {
+				b = &memory{books: test.book}
+			}
+			report, err := verify(t.Context(), c, simDir, b, nil)
+			if err != nil || len(report.Writers) == 0 {
+				t.Fatalf("Verify = %+v, %v", report, err)
+			}
+			w := report.Writers[0]
+			problems := strings.ReplaceAll(fmt.Sprint(errors.Join(w.Problems...)), first, "W")
+			if w.Writer != first || (test.want == "") != report.Sound() || !strings.Contains(problems, test.want) {
+				t.Errorf("Verify finds %q, want %q", problems, test.want)
+			}
+			if test.want == "" && w.Anchored != test.anchored {
+				t.Errorf("anchored to %d, want %d", w.Anchored, test.anchored)
+			}
+		})
 	}
+}
 
-	for anchors, want := range map[string]uint64{"none": 0, "the second's": 5} {
-		var heads []record.Head
-		if want > 0 {
-			heads = append(heads, headOf(last))
+// Checkpoints hold what the records before them add up to, also over the
+// border from one writer to the next, and whoever has the records.
+func TestVerifyAddsUp(t *testing.T) {
+	fresh := func() State { return newTally() }
+	d := disktest.New(1)
+	var writers []string
+	for range 3 {
+		j := open(t, Config{Dir: simDir, SegmentBytes: 2000, State: newTally(), Disk: d, Exclusive: true})
+		for range 4 {
+			if err := j.Wait(t.Context(), appendN(t, j, 3)); err != nil {
+				t.Fatal(err)
+			}
 		}
-		report, err = verify(d, simDir, heads)
-		if err != nil || !report.Sound() || len(report.Writers) != 2 || report.Writers[0].Anchored != want {
-			t.Errorf("Verify with anchors: %s = %+v, %v; want the first writer anchored to %d", anchors, report, err, want)
+		closed(t, j)
+		writers = append(writers, j.Writer())
+	}
+	books := map[string][]record.Record{}
+	for r, err := range read(d, simDir) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		books[r.Writer] = append(books[r.Writer], r)
+	}
+	report, err := verify(t.Context(), d, simDir, nil, fresh)
+	if err != nil || !report.Sound() {
+		t.Fatalf("Verify = %+v, %v; want sound", report, err)
+	}
+	for i, w := range report.Writers {
+		if want := len(segmentsOf(d, writers[i])); w.Sums != want || want < 3 {
+			t.Errorf("%d checkpoints of %s add up, want %d", w.Sums, w.Writer, want)
 		}
 	}
+
+	t.Run("what only the sink has counts", func(t *testing.T) {
+		c := d.Clone()
+		for path := range segmentsOf(c, writers[0]) {
+			c.Delete(path)
+		}
+		c.Delete(filepath.Join(simDir, writers[0]))
+		report, err := verify(t.Context(), c, simDir, &memory{books: books}, fresh)
+		if err != nil || !report.Sound() || report.Writers[1].Sums != len(segmentsOf(d, writers[1])) {
+			t.Errorf("Verify = %+v, %v; want all checkpoints of the second writer to add up", report, err)
+		}
+	})
+	t.Run("another checkpoint is found, and only that", func(t *testing.T) {
+		c := d.Clone()
+		names, err := segments(c, filepath.Join(simDir, writers[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(simDir, writers[1], names[1])
+		s, err := openSegment(c, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scan, err := s.scan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := scan.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		covers, partial, state, err := parseCovers(f.payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := newTally()
+		if err := other.RestoreCheckpoint(state); err != nil {
+			t.Fatal(err)
+		}
+		other.n--
+		changed := appendFrame(nil, typeCheckpoint, f.seq, func(b []byte) []byte {
+			return other.AppendCheckpoint(appendCovers(b, covers, partial))
+		})
+		seal(changed, s.seed(), f.durable)
+		whole := segmentsOf(c, writers[1])[path]
+		c.Set(path, slices.Concat(whole[:s.size], changed, whole[f.end:]))
+		report, err := verify(t.Context(), c, simDir, nil, fresh)
+		if err != nil || report.Sound() {
+			t.Fatalf("Verify = %+v, %v; want the checkpoint found", report, err)
+		}
+		var sum *SumError
+		if w := report.Writers[1]; !errors.As(errors.Join(w.Problems...), &sum) || sum.Seq != f.seq || len(report.Writers[2].Problems) > 0 {
+			t.Errorf("Verify finds %v and %v, want the checkpoint behind %d", w.Problems, report.Writers[2].Problems, f.seq)
+		}
+	})
 }

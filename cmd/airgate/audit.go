@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"airgate/accounting"
 	"airgate/accounting/journal"
-	"airgate/accounting/record"
+	"airgate/accounting/sink/sqlite"
 )
 
 func newAudit(t *terminal, f *flags) *cobra.Command {
@@ -25,9 +27,11 @@ func newAuditVerify(t *terminal, f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Prove that no record of the journal below --data was lost or changed",
-		Long: "Reads every record of the journal, checks sums, numbers and the chain, and compares them with the heads that\n" +
-			"the records database holds. Records behind the last head held there are sound and not anchored: nothing\n" +
-			"outside of the journal vouches for them yet. It works while airgate runs.",
+		Long: "Reads every record of the journal and of the records database, checks sums, numbers and the chain, that the two\n" +
+			"are one book, and that each checkpoint of the journal holds what the records before it add up to. The journal\n" +
+			"deletes what the database has, so older records may be only there. Records behind the last head that is held in\n" +
+			"another place are sound and not anchored: nothing outside of the journal vouches for them yet. It works while\n" +
+			"airgate runs, and, with the database in its usual place, without a config.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report, err := verify(cmd.Context(), t, f)
@@ -49,36 +53,42 @@ func newAuditVerify(t *terminal, f *flags) *cobra.Command {
 	return cmd
 }
 
-// verify asks for the heads first: the journal may grow meanwhile, the heads
-// must not.
-func verify(ctx context.Context, t *terminal, f *flags) (journal.Report, error) {
-	heads, err := headsOf(ctx, t, f)
+func verify(ctx context.Context, t *terminal, f *flags) (report journal.Report, err error) {
+	records, err := book(ctx, t, f)
 	if err != nil {
-		return journal.Report{}, err
+		return report, err
 	}
 	dir := journalDir(f.data)
-	if _, err := os.Stat(dir); err != nil && len(heads) == 0 {
-		return journal.Report{}, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
+	if _, err := os.Stat(dir); err != nil && records == nil {
+		return report, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
 	}
-	return journal.Verify(dir, heads)
-}
-
-// headsOf are the heads that the records database holds.
-func headsOf(ctx context.Context, t *terminal, f *flags) (heads []record.Head, err error) {
-	snapshot, err := loadConfig(f.config)
-	if err != nil {
-		return nil, err
-	}
-	records, err := openRecords(ctx, f.data, snapshot)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoSink) {
+	empty := func() journal.State { return accounting.NewBalances() }
+	if records == nil {
 		t.say("there is no records database, so nothing outside of the journal vouches for it")
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
+		return journal.Verify(ctx, dir, nil, empty)
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
-	return records.Heads(ctx)
+	return journal.Verify(ctx, dir, records, empty)
+}
+
+// book opens the records database, nil if there is none: the one that the
+// config names or, without a config that can be used, the one in its usual place.
+func book(ctx context.Context, t *terminal, f *flags) (*sqlite.Reader, error) {
+	path := filepath.Join(f.data, usualRecords)
+	snapshot, err := loadConfig(f.config)
+	if err != nil {
+		if _, missing := os.Stat(path); missing != nil {
+			return nil, err
+		}
+		t.say("without a config that can be used (airgate validate says why), the records database is taken to be %s", path)
+	} else if _, path, _ = sinkOf(f.data, snapshot); path == "" {
+		return nil, nil //nolint:nilnil // nothing was configured, and nothing is wrong
+	}
+	records, err := sqlite.OpenReadOnly(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // as above
+	}
+	return records, err
 }
 
 // proof is a journal.Report as it is told.
@@ -89,11 +99,31 @@ type proof struct {
 
 type writerProof struct {
 	Writer      string   `json:"writer"`
-	First       uint64   `json:"first"`    // the oldest record that is there; 0 = none
-	Last        uint64   `json:"last"`     // the newest that follows from it
+	First       uint64   `json:"first"` // the oldest record that is there; 0 = none
+	Last        uint64   `json:"last"`  // the newest that follows from it
+	Journal     extent   `json:"journal"`
+	Sink        extent   `json:"sink"`
 	Anchored    uint64   `json:"anchored"` // the newest that is proven
 	NotAnchored uint64   `json:"not_anchored"`
+	Torn        int64    `json:"torn_bytes"`
+	Checkpoints int      `json:"checkpoints"` // that add up
 	Problems    []string `json:"problems"`
+}
+
+// extent is from one record to another; zeros = none.
+type extent struct {
+	First uint64 `json:"first"`
+	Last  uint64 `json:"last"`
+}
+
+func (e extent) String() string {
+	switch {
+	case e.First == 0 || e.First > e.Last:
+		return "none"
+	case e.First == e.Last:
+		return strconv.FormatUint(e.First, 10)
+	}
+	return fmt.Sprintf("%d-%d", e.First, e.Last)
 }
 
 func proofOf(r journal.Report) proof {
@@ -101,7 +131,11 @@ func proofOf(r journal.Report) proof {
 	for i := range r.Writers {
 		w := &r.Writers[i]
 		told := writerProof{
-			Writer: w.Writer, First: w.First, Last: w.Last.Seq, Anchored: w.Anchored, NotAnchored: w.NotAnchored(), Problems: []string{},
+			Writer: w.Writer, First: w.Records.First, Last: w.Records.Last, Journal: extent(w.Journal), Sink: extent(w.Book),
+			Anchored: w.Anchored, Torn: w.Torn, Checkpoints: w.Sums, Problems: []string{},
+		}
+		if rest := w.NotAnchored(); rest.First > 0 {
+			told.NotAnchored = rest.Last - rest.First + 1
 		}
 		for _, p := range w.Problems {
 			told.Problems = append(told.Problems, p.Error())
@@ -111,20 +145,24 @@ func proofOf(r journal.Report) proof {
 	return out
 }
 
+// rest is the records that are not anchored.
+func (w *writerProof) rest() extent {
+	if w.NotAnchored == 0 {
+		return extent{}
+	}
+	return extent{w.Last - w.NotAnchored + 1, w.Last}
+}
+
 func tellProof(t *terminal, output *format, p proof) error {
-	rows := [][]string{{"writer", "records", "proven up to", "not anchored"}}
+	rows := [][]string{{"writer", "records", "in journal", "in sink", "proven up to", "not anchored", "checkpoints"}}
 	for _, w := range p.Writers {
-		records, anchored, rest := "none", "none", "none"
-		if w.First > 0 {
-			records = span(w.First, w.Last)
-		}
+		anchored := "none"
 		if w.Anchored > 0 {
 			anchored = strconv.FormatUint(w.Anchored, 10)
 		}
-		if w.NotAnchored > 0 {
-			rest = span(max(w.First, w.Anchored+1), w.Last)
-		}
-		rows = append(rows, []string{w.Writer, records, anchored, rest})
+		rows = append(rows, []string{
+			w.Writer, extent{w.First, w.Last}.String(), w.Journal.String(), w.Sink.String(), anchored, w.rest().String(), strconv.Itoa(w.Checkpoints),
+		})
 	}
 	if err := output.write(t, rows); err != nil {
 		return err
@@ -135,15 +173,23 @@ func tellProof(t *terminal, output *format, p proof) error {
 				return err
 			}
 		}
+		if err := tellTail(t, &w); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func span(first, last uint64) string {
-	if first == last {
-		return strconv.FormatUint(first, 10)
+// tellTail says what cannot be proven.
+func tellTail(t *terminal, w *writerProof) error {
+	var err error
+	if w.NotAnchored > 0 {
+		_, err = fmt.Fprintf(t.out, "note: %s: the tail %s is not anchored: no hash held in another place says that these are the records that were written, or all of them\n", w.Writer, w.rest())
 	}
-	return fmt.Sprintf("%d-%d", first, last)
+	if w.Torn > 0 && err == nil {
+		_, err = fmt.Fprintf(t.out, "note: %s: %d bytes behind record %d are no whole record: being written, torn by a crash, or damaged\n", w.Writer, w.Torn, w.Last)
+	}
+	return err
 }
 
 func newAuditShow(t *terminal, f *flags) *cobra.Command {

@@ -186,11 +186,12 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	var err error
 	g.journal, err = journal.Open(ctx, journal.Config{
 		Dir: journalDir(g.data), Replica: replica(), Durability: g.snapshot.Journal.Durability, SyncEvery: syncEvery,
-		Exclusive: true, State: g.balances, Log: g.log, Registerer: g.registry,
+		Sinks: sinkNames(g.data, g.snapshot), Exclusive: true, State: g.balances, Log: g.log, Registerer: g.registry,
 	})
 	if err != nil {
 		return err
 	}
+	g.task("journal", func() error { return g.journal.Watch(ctx) })
 	if err := g.load(ctx); err != nil { // who has waited begins with what the files say now
 		return err
 	}
@@ -474,16 +475,27 @@ const syncEvery = 2 * time.Millisecond
 
 func journalDir(data string) string { return filepath.Join(data, "journal") }
 
+// usualRecords is the records database below the data directory.
+const usualRecords = "usage.db"
+
 // sinkOf is the records database, if the config has one; it has at most one.
 func sinkOf(data string, s *config.Snapshot) (name, path string, ok bool) {
 	if len(s.Sinks) == 0 {
 		return "", "", false
 	}
-	path = cmp.Or(s.Sinks[0].Path, "usage.db")
+	path = cmp.Or(s.Sinks[0].Path, usualRecords)
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(data, path)
 	}
 	return s.Sinks[0].Name, path, true
+}
+
+// sinkNames are the sinks that must have a record before the journal deletes it.
+func sinkNames(data string, s *config.Snapshot) []string {
+	if name, _, ok := sinkOf(data, s); ok {
+		return []string{name}
+	}
+	return nil
 }
 
 func buildInfo() prometheus.Collector {

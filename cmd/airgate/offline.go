@@ -68,11 +68,8 @@ func openRecords(ctx context.Context, data string, s *config.Snapshot) (*sqlite.
 // replayed is a ledger with the balances of the journal below data.
 func replayed(data string, s *config.Snapshot, now time.Time) (*accounting.Ledger, error) {
 	balances := accounting.NewBalances()
-	for r, err := range journal.Read(journalDir(data)) {
-		if err != nil {
-			return nil, err
-		}
-		balances.Apply(&r)
+	if err := journal.Replay(journalDir(data), balances); err != nil { // not Read: it may have deleted what was shipped
+		return nil, err
 	}
 	ledger, err := accounting.New(accounting.Config{Store: memory.New(), Replica: "offline"})
 	if err != nil {

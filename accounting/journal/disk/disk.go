@@ -5,9 +5,11 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"syscall"
 )
@@ -17,10 +19,14 @@ type Disk interface {
 	Mkdir(name string) error
 	Open(name string) (File, error)   // for reading and writing
 	Create(name string) (File, error) // must not exist
+	// Reserve makes a file, which must not exist, of size bytes that take room
+	// whatever the file system makes of holes and zeros. If it fails, or ctx ends
+	// before it is done, there is no file.
+	Reserve(ctx context.Context, name string, size int64) error
 	Rename(from, to string) error
-	Remove(name string) error
+	Remove(name string) error          // a file, or an empty directory
 	List(dir string) ([]string, error) // names, sorted
-	SyncDir(dir string) error          // makes creations and renames last
+	SyncDir(dir string) error          // makes creations, renames and removals last
 	// Lock holds a directory until the closer is closed or the process ends,
 	// however it ends. ErrLocked means that another has it.
 	Lock(dir string) (io.Closer, error)
@@ -37,6 +43,12 @@ type File interface {
 	Size() (int64, error)
 	Truncate(size int64) error
 	Sync() error
+}
+
+// Full reports whether err means that there is no room left, on the disk or in
+// our share of it.
+func Full(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // ErrLocked means that another process has the lock.
@@ -79,6 +91,37 @@ func (OS) Create(name string) (File, error) {
 		return nil, err
 	}
 	return osFile{f}, nil
+}
+
+// Reserve implements Disk. It syncs each part by itself: other files' syncs,
+// which may have to wait for it, are never far behind.
+func (OS) Reserve(ctx context.Context, name string, size int64) (err error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // below the configured directory
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err = errors.Join(err, f.Close()); err != nil {
+			err = errors.Join(err, os.Remove(name))
+		}
+	}()
+	noise := rand.NewChaCha8([32]byte{}) // a file system that compresses has no use for it
+	part := make([]byte, min(size, 1<<20))
+	for size > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		part = part[:min(size, int64(len(part)))]
+		_, _ = noise.Read(part) // never fails
+		if _, err := f.Write(part); err != nil {
+			return err
+		}
+		if err := fdatasync(f); err != nil {
+			return err
+		}
+		size -= int64(len(part))
+	}
+	return nil
 }
 
 // Rename implements Disk.
@@ -136,6 +179,6 @@ func (OS) Space(dir string) (free, size int64, err error) {
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		return 0, 0, fmt.Errorf("space of %s: %w", dir, err)
 	}
-	unit := int64(fs.Bsize)
+	unit := fs.Bsize
 	return int64(fs.Bavail) * unit, int64(fs.Blocks) * unit, nil
 }

@@ -4,6 +4,7 @@ package disktest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 
 	"airgate/accounting/journal/disk"
 )
@@ -28,6 +30,7 @@ var (
 type Disk struct {
 	mu    sync.Mutex
 	rng   *rand.Rand
+	size  int64               // of the whole disk
 	names map[string]*simFile // :: path → file; nil = a directory
 	last  []change            // changes of names, oldest first, not yet synced
 	safe  map[string]*simFile // names as they are on the platter
@@ -39,20 +42,26 @@ type Disk struct {
 	trace func(format string, args ...any) // for a failing seed
 }
 
+// change is a name that came, with file (nil = a directory), or went. One that
+// came from another name came in the same step as that one went.
 type change struct {
 	path string
 	file *simFile
+	from string
 	gone bool
 }
 
 // simFile is a file: bytes as programs see them, as they are on the platter,
-// and the writes in between. A failed Sync drops the latter, as Linux does.
+// and the writes in between. A failed Sync drops, as Linux does, what of the
+// latter has not reached the platter.
 type simFile struct {
 	disk  *Disk
 	path  string
 	data  []byte
 	safe  []byte
 	dirty []write
+
+	reserved int64 // bytes that take room and are not there to be read
 }
 
 type write struct {
@@ -60,10 +69,15 @@ type write struct {
 	data []byte // nil = truncated to at
 }
 
-// New returns an empty disk; the seed decides what a crash leaves.
+// room is the size of a disk that nobody fills.
+const room = 1 << 40
+
+// New returns an empty disk with more room than anybody needs; the seed decides
+// what a crash leaves.
 func New(seed uint64) *Disk {
 	return &Disk{
-		rng: rand.New(rand.NewPCG(seed, 1)), names: map[string]*simFile{}, safe: map[string]*simFile{}, locks: map[string]bool{}, held: map[string]chan struct{}{},
+		size: room,
+		rng:  rand.New(rand.NewPCG(seed, 1)), names: map[string]*simFile{}, safe: map[string]*simFile{}, locks: map[string]bool{}, held: map[string]chan struct{}{},
 		trace: func(string, ...any) {},
 	}
 }
@@ -84,6 +98,25 @@ func (d *Disk) Fail(f func(op, path string) error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fault = f
+}
+
+// Resize gives the disk a size in bytes. What does not fit is ENOSPC; as on a
+// machine, the beginning of a write that does not fit is written.
+func (d *Disk) Resize(size int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.size = size
+}
+
+// freeLocked is what nobody takes.
+func (d *Disk) freeLocked() int64 {
+	free := d.size
+	for _, f := range d.names {
+		if f != nil {
+			free -= int64(len(f.data)) + f.reserved
+		}
+	}
+	return max(0, free)
 }
 
 // FailNext fails the next n changes of the kind op.
@@ -151,46 +184,77 @@ func (d *Disk) step(op, path string) error {
 	return nil
 }
 
-// Crash is what the machine finds as it starts again.
+// Crash is what the machine finds as it starts again. Of the changes of names
+// that were not synced any may have reached the platter, as on a file system
+// without a journal; a renaming is one. Of a file's unsynced writes any may
+// have, each whole, torn between any two sectors, or not at all, and the size
+// may have grown before the bytes came, which then are zeros.
 func (d *Disk) Crash() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next := New(d.rng.Uint64())
+	next.size = d.size
 	names := maps.Clone(d.safe)
-	for _, c := range d.last[:d.rng.IntN(len(d.last)+1)] {
-		c.apply(names)
+	luck := d.luck()
+	for _, c := range d.last {
+		if luck() {
+			c.apply(names)
+		}
 	}
-	paths := make([]string, 0, len(names))
-	for path := range names {
-		paths = append(paths, path)
-	}
-	slices.Sort(paths)
-	for _, path := range paths {
+	for _, path := range slices.Sorted(maps.Keys(names)) { // parents first
 		f := names[path]
+		if parent := filepath.Dir(path); filepath.Dir(parent) != parent {
+			if file, ok := next.names[parent]; !ok || file != nil {
+				continue // its directory is gone, and it is with it
+			}
+		}
 		if f == nil {
 			next.names[path] = nil
 			continue
 		}
 		data := bytes.Clone(f.safe)
-		kept := d.rng.IntN(len(f.dirty) + 1)
-		for i, w := range f.dirty {
-			if i == kept { // this one was under way
-				n := d.rng.IntN(len(w.data) + 1)
-				torn := bytes.Clone(w.data[:n])
-				if d.rng.IntN(2) == 0 {
-					torn = append(torn, make([]byte, len(w.data)-n)...) // the size came first
-				}
-				if len(torn) > 0 {
-					data = apply(data, write{w.at, torn})
-				}
-				break
+		luck := d.luck()
+		for _, w := range f.dirty {
+			if luck() {
+				data = apply(data, w)
+			} else if d.rng.IntN(4) == 0 {
+				data = d.tear(data, w)
 			}
-			data = apply(data, w)
 		}
-		next.names[path] = &simFile{disk: next, path: path, data: data, safe: bytes.Clone(data)}
+		next.names[path] = &simFile{disk: next, path: path, data: data, safe: bytes.Clone(data), reserved: f.reserved}
 	}
 	maps.Copy(next.safe, next.names)
 	return next
+}
+
+// luck says of one change after the other whether it reached the platter. They
+// may reach it all, or none, in order, or in any.
+func (d *Disk) luck() func() bool {
+	n := d.rng.IntN(8)
+	switch mode := d.rng.IntN(4); mode {
+	case 0, 1:
+		return func() bool { return mode == 0 }
+	case 2:
+		return func() bool { n--; return n >= 0 }
+	}
+	odds := 1 + d.rng.IntN(9)
+	return func() bool { return d.rng.IntN(10) < odds }
+}
+
+// tear is data after some of the sectors of w.
+func (d *Disk) tear(data []byte, w write) []byte {
+	const sector = 512
+	if w.data != nil && d.rng.IntN(2) == 0 { // the size came first
+		data = apply(data, write{w.at + int64(len(w.data)), []byte{}})
+	}
+	for from := 0; from < len(w.data); {
+		to := min(len(w.data), from+sector-int(w.at+int64(from))%sector)
+		if d.rng.IntN(2) == 0 {
+			data = apply(data, write{w.at + int64(from), w.data[from:to]})
+		}
+		from = to
+	}
+	return data
 }
 
 // Kill is what the next process finds after a kill -9: all that was written.
@@ -205,8 +269,11 @@ func (d *Disk) Kill() *Disk {
 func (c change) apply(names map[string]*simFile) {
 	if c.gone {
 		delete(names, c.path)
-	} else {
-		names[c.path] = c.file
+		return
+	}
+	names[c.path] = c.file
+	if c.from != "" {
+		delete(names, c.from)
 	}
 }
 
@@ -242,6 +309,7 @@ func (d *Disk) change(c change) {
 	d.last = append(d.last, c)
 }
 
+// Mkdir implements disk.Disk.
 func (d *Disk) Mkdir(name string) error {
 	return d.do("mkdir", name, func() error {
 		if _, ok := d.names[name]; !ok {
@@ -251,6 +319,7 @@ func (d *Disk) Mkdir(name string) error {
 	})
 }
 
+// Open implements disk.Disk.
 func (d *Disk) Open(name string) (disk.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -261,6 +330,7 @@ func (d *Disk) Open(name string) (disk.File, error) {
 	return f, nil
 }
 
+// Create implements disk.Disk.
 func (d *Disk) Create(name string) (disk.File, error) {
 	var f *simFile
 	err := d.do("create", name, func() error {
@@ -274,6 +344,21 @@ func (d *Disk) Create(name string) (disk.File, error) {
 	return f, err
 }
 
+// Reserve implements disk.Disk. The file takes room, and no memory.
+func (d *Disk) Reserve(_ context.Context, name string, size int64) error {
+	return d.do("reserve", name, func() error {
+		if _, ok := d.names[name]; ok {
+			return fs.ErrExist
+		}
+		if d.size < room && size > d.freeLocked() {
+			return syscall.ENOSPC
+		}
+		d.change(change{path: name, file: &simFile{disk: d, path: name, reserved: size}})
+		return nil
+	})
+}
+
+// Rename implements disk.Disk.
 func (d *Disk) Rename(from, to string) error {
 	return d.do("rename", to, func() error {
 		f, ok := d.names[from]
@@ -281,19 +366,29 @@ func (d *Disk) Rename(from, to string) error {
 			return fs.ErrNotExist
 		}
 		f.path = to
-		d.change(change{path: to, file: f})
-		d.change(change{path: from, gone: true})
+		d.change(change{path: to, file: f, from: from})
 		return nil
 	})
 }
 
+// Remove implements disk.Disk.
 func (d *Disk) Remove(name string) error {
 	return d.do("remove", name, func() error {
+		if f, ok := d.names[name]; !ok {
+			return fs.ErrNotExist
+		} else if f == nil {
+			for path := range d.names {
+				if filepath.Dir(path) == name {
+					return syscall.ENOTEMPTY
+				}
+			}
+		}
 		d.change(change{path: name, gone: true})
 		return nil
 	})
 }
 
+// List implements disk.Disk.
 func (d *Disk) List(dir string) ([]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -307,6 +402,7 @@ func (d *Disk) List(dir string) ([]string, error) {
 	return all, nil
 }
 
+// SyncDir implements disk.Disk.
 func (d *Disk) SyncDir(dir string) error {
 	return d.do("sync directory", dir, func() error {
 		d.last = slices.DeleteFunc(d.last, func(c change) bool {
@@ -325,6 +421,7 @@ type simLock struct {
 	dir  string
 }
 
+// Lock implements disk.Disk.
 func (d *Disk) Lock(dir string) (io.Closer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -356,10 +453,17 @@ func (f *simFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *simFile) WriteAt(p []byte, off int64) (n int, err error) {
-	err = f.disk.do("write", f.path, func() error {
+	err = f.disk.do("write", f.path, func() (full error) {
 		n = len(p)
-		f.put(write{off, bytes.Clone(p)})
-		return nil
+		if d := f.disk; d.size < room {
+			if more := off + int64(n) - int64(len(f.data)); more > d.freeLocked() {
+				n, full = int(max(0, int64(n)-more+d.freeLocked())), syscall.ENOSPC
+			}
+		}
+		if n > 0 {
+			f.put(write{off, bytes.Clone(p[:n])})
+		}
+		return full
 	})
 	if errors.Is(err, ErrFault) { // a short write
 		f.disk.mu.Lock()
@@ -395,7 +499,13 @@ func (f *simFile) Sync() error {
 	if errors.Is(err, ErrFault) {
 		f.disk.mu.Lock()
 		defer f.disk.mu.Unlock()
-		f.dirty = nil // the pages are clean now, and nowhere
+		luck := f.disk.luck()
+		for _, w := range f.dirty {
+			if luck() {
+				f.safe = apply(f.safe, w)
+			}
+		}
+		f.dirty = nil // the pages are clean now, wherever they are
 	}
 	return err
 }
@@ -403,7 +513,7 @@ func (f *simFile) Sync() error {
 func (f *simFile) Size() (int64, error) {
 	f.disk.mu.Lock()
 	defer f.disk.mu.Unlock()
-	return int64(len(f.data)), nil
+	return int64(len(f.data)) + f.reserved, nil
 }
 
 func (f *simFile) Close() error { return nil }
@@ -421,17 +531,19 @@ func (d *Disk) Clone() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next := New(d.rng.Uint64())
+	next.size = d.size
 	for path, f := range d.names {
 		if f != nil {
-			f = &simFile{disk: next, path: path, data: bytes.Clone(f.data), safe: bytes.Clone(f.data)}
+			f = &simFile{disk: next, path: path, data: bytes.Clone(f.data), safe: bytes.Clone(f.data), reserved: f.reserved}
 		}
 		next.names[path], next.safe[path] = f, f
 	}
 	return next
 }
 
-// room is what a simulated disk has free, and its size.
-const room = 1 << 40
-
-// Space implements disk.Disk: there is room.
-func (d *Disk) Space(string) (free, size int64, err error) { return room / 2, room, nil }
+// Space implements disk.Disk.
+func (d *Disk) Space(string) (free, size int64, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.freeLocked(), d.size, nil
+}

@@ -1,0 +1,219 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+
+	"airgate/accounting/journal/disk"
+	"airgate/accounting/record"
+)
+
+// Replay makes s what the records below dir add up to, as Open would. It takes
+// no lock and changes nothing: beside a running process it counts what is
+// written so far. Its errors: *CorruptError, or what the disk says.
+func Replay(dir string, s State) error {
+	if err := replay(disk.OS{}, dir, s); err != nil {
+		return fmt.Errorf("replay journal: %w", err)
+	}
+	return nil
+}
+
+func replay(d disk.Disk, dir string, s State) error {
+	names, err := writers(d, dir)
+	if err != nil {
+		return err
+	}
+	var all []history
+	heads := map[string]record.Head{}
+	for _, name := range slices.Backward(names) {
+		var h history
+		if head, counted := heads[name]; counted {
+			h, err = shelved(d, filepath.Join(dir, name), head)
+		} else {
+			var w *walk
+			if h, w, err = survey(d, filepath.Join(dir, name), name); w != nil {
+				err = w.Close()
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if h.oldest > 0 {
+			all = append(all, h)
+		}
+		for _, c := range h.covers {
+			heads[c.Writer] = c
+		}
+	}
+	slices.Reverse(all)
+	return restore(d, all, s)
+}
+
+// restore makes the State what all adopted records add up to.
+func (j *Journal) restore() error {
+	if j.cfg.State != nil {
+		if err := restore(j.disk, j.adopted, j.cfg.State); err != nil {
+			return j.quarantine(err)
+		}
+	}
+	for i := range j.adopted {
+		h := &j.adopted[i]
+		j.covers = append(j.covers, h.head)
+		j.partial = j.partial || h.partial || h.oldest > 1
+		h.state = nil // it can be large
+	}
+	return nil
+}
+
+// restore makes s what the records of all, oldest first, add up to, each
+// counted once: one writer's checkpoint, which counts its own records and those
+// of the writers that it had adopted, and every record beyond it.
+func restore(d disk.Disk, all []history, s State) error {
+	if len(all) == 0 {
+		return nil
+	}
+	base := baseOf(all)
+	if base == nil {
+		return errors.New("two earlier writers each count records that are no longer there, and neither counts the other's: their balances cannot be joined")
+	}
+	if err := s.RestoreCheckpoint(base.state); err != nil {
+		return fmt.Errorf("restore the checkpoint of %s: %w", base.last, err)
+	}
+	for i := range all {
+		h := &all[i]
+		from := uint64(0)
+		if h == base {
+			from = h.covered
+		} else if c := base.counts(h.head.Writer); c != nil {
+			from = c.Seq
+		}
+		if err := h.replay(d, from, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// baseOf is the newest writer whose checkpoint, with the records that are
+// there, gives all. Where writers follow one another that is the newest. Of
+// those that ran side by side, one may count what only it has: records that
+// were deleted.
+func baseOf(all []history) *history {
+	for i := range slices.Backward(all) {
+		if b := &all[i]; !b.counted && b.suffices(all) {
+			return b
+		}
+	}
+	return nil
+}
+
+func (h *history) suffices(all []history) bool {
+	for i := range all {
+		o := &all[i]
+		if o == h {
+			continue
+		}
+		if h.counts(o.head.Writer) == nil && (o.partial || o.oldest > 1) {
+			return false
+		}
+		for _, c := range o.covers {
+			there := slices.ContainsFunc(all, func(x history) bool { return x.head.Writer == c.Writer })
+			if !there && h.counts(c.Writer) == nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// counts returns the end of the writer as the checkpoint counts it, or nil.
+func (h *history) counts(writer string) *record.Head {
+	i := slices.IndexFunc(h.covers, func(c record.Head) bool { return c.Writer == writer })
+	if i < 0 {
+		return nil
+	}
+	return &h.covers[i]
+}
+
+// replay applies the writer's records behind from.
+func (h *history) replay(d disk.Disk, from uint64, s State) error {
+	if from >= h.head.Seq {
+		return nil
+	}
+	r := newReader(d, h.dir, h.head.Writer, from+1)
+	for r.next <= h.head.Seq {
+		rec, err := r.record()
+		if err != nil {
+			return errors.Join(fmt.Errorf("replay: %w", unexpected(err)), r.close())
+		}
+		s.Apply(&rec)
+	}
+	return r.close()
+}
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// A checkpoint's payload begins with the adopted writers whose records it
+// counts and that were still there; the State follows.
+//
+//	partial u8 | n, n × (length, writer, seq, hash [32]) | state
+//
+// Numbers are varints. Partial is 1 if it also counts records that were deleted.
+func appendCovers(b []byte, covers []record.Head, partial bool) []byte {
+	if partial {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	b = binary.AppendUvarint(b, uint64(len(covers)))
+	for _, h := range covers {
+		b = binary.AppendUvarint(b, uint64(len(h.Writer)))
+		b = append(b, h.Writer...)
+		b = binary.AppendUvarint(b, h.Seq)
+		b = append(b, h.Hash[:]...)
+	}
+	return b
+}
+
+var errCheckpoint = errors.New("the checkpoint cannot be read")
+
+// parseCovers returns the covers and the State behind them.
+func parseCovers(b []byte) (covers []record.Head, partial bool, state []byte, err error) {
+	if len(b) == 0 || b[0] > 1 {
+		return nil, false, nil, errCheckpoint
+	}
+	partial, b = b[0] == 1, b[1:]
+	number := func() uint64 {
+		n, size := binary.Uvarint(b)
+		if size <= 0 {
+			err = errCheckpoint
+			return 0
+		}
+		b = b[size:]
+		return n
+	}
+	for n := number(); n > 0 && err == nil; n-- {
+		var h record.Head
+		length := number()
+		if length > maxName || length > uint64(len(b)) {
+			return nil, false, nil, errCheckpoint
+		}
+		h.Writer, b = string(b[:length]), b[length:]
+		h.Seq = number()
+		if len(b) < len(h.Hash) {
+			return nil, false, nil, errCheckpoint
+		}
+		b = b[copy(h.Hash[:], b):]
+		covers = append(covers, h)
+	}
+	return covers, partial, b, err
+}

@@ -1,0 +1,536 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"airgate/accounting/journal/disk/disktest"
+	"airgate/accounting/record"
+	"airgate/accounting/sink"
+)
+
+func newMemory() *memory { return &memory{books: map[string][]record.Record{}} }
+
+func (m *memory) down(down bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.off = down
+}
+
+// ships starts to ship to each of the sinks, and returns a wait for the end.
+func ships(t *testing.T, j *Journal, sinks map[string]sink.Sink) (wait func()) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for name, s := range sinks {
+		wg.Go(func() {
+			if err := j.Ship(t.Context(), name, s); err != nil {
+				t.Errorf("Ship to %s: %v", name, err)
+			}
+		})
+	}
+	return wg.Wait
+}
+
+func gauge(t *testing.T, r *prometheus.Registry, name string) float64 {
+	t.Helper()
+	all, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
+
+func bytesOf(d *disktest.Disk) (n float64) {
+	for name, data := range d.Files() {
+		if strings.HasSuffix(name, suffix) {
+			n += float64(len(data))
+		}
+	}
+	return n
+}
+
+func TestASegmentGoesOnceEverySinkHasIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, registry := disktest.New(1), prometheus.NewRegistry()
+		j := open(t, Config{
+			Dir: simDir, SegmentBytes: 5000, Sinks: []string{"one", "two"}, Exclusive: true, State: newTally(), Disk: d, Registerer: registry,
+		})
+		one, two := newMemory(), newMemory()
+		two.down(true)
+		wait := ships(t, j, map[string]sink.Sink{"one": one, "two": two})
+		for range 10 {
+			appendN(t, j, 5)
+			time.Sleep(time.Second)
+		}
+		full := len(segmentsOf(d, j.Writer()))
+		if one.len(j.Writer()) != 51 || full < 5 {
+			t.Errorf("%d segments while a sink lacks their records, want all; the other has %d records, want 51", full, one.len(j.Writer()))
+		}
+		if got := gauge(t, registry, "airgate_journal_bytes"); got != bytesOf(d) {
+			t.Errorf("airgate_journal_bytes = %v, want %v", got, bytesOf(d))
+		}
+		two.down(false)
+		time.Sleep(time.Minute)
+		if got := len(segmentsOf(d, j.Writer())); got != 1 {
+			t.Errorf("%d segments once all sinks have all, want the one that grows", got)
+		}
+		if got := gauge(t, registry, "airgate_journal_bytes"); got != bytesOf(d) {
+			t.Errorf("airgate_journal_bytes = %v, want %v", got, bytesOf(d))
+		}
+		appendN(t, j, 5)
+		closed(t, j)
+		wait()
+		report, err := verify(t.Context(), d, simDir, two, func() State { return newTally() })
+		if err != nil || !report.Sound() || report.Writers[0].Records != (Span{1, 56}) || report.Writers[0].Anchored != 56 || report.Writers[0].Sums == 0 {
+			t.Errorf("Verify = %+v, %v; want 56 records, proven", report, err)
+		}
+	})
+}
+
+func TestNothingIsDeletedWithout(t *testing.T) {
+	for name, test := range map[string]struct {
+		cfg   Config
+		ships []string
+	}{
+		"sinks":                 {cfg: Config{Exclusive: true}, ships: []string{"one"}},
+		"shipping to all sinks": {cfg: Config{Exclusive: true, Sinks: []string{"one", "two"}}, ships: []string{"one"}},
+		"owning the directory":  {cfg: Config{Sinks: []string{"one"}}, ships: []string{"one"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := disktest.New(1)
+				test.cfg.Dir, test.cfg.Disk, test.cfg.SegmentBytes = simDir, d, 5000
+				before := open(t, test.cfg)
+				appendN(t, before, 2)
+				closed(t, before)
+				j := open(t, test.cfg)
+				m := newMemory()
+				sinks := map[string]sink.Sink{}
+				for _, name := range test.ships {
+					sinks[name] = m
+				}
+				wait := ships(t, j, sinks)
+				for range 5 {
+					appendN(t, j, 10)
+					time.Sleep(time.Minute)
+				}
+				closed(t, j)
+				wait()
+				if m.len(j.Writer()) != 51 || heads(t, d, simDir)[j.Writer()] != 51 || heads(t, d, simDir)[before.Writer()] != 3 {
+					t.Errorf("the journal has %v, the sink %d; want 51 and 3, and 51", heads(t, d, simDir), m.len(j.Writer()))
+				}
+			})
+		})
+	}
+}
+
+func TestASegmentEndsAtItsAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := disktest.New(1)
+		j := open(t, Config{Dir: simDir, Disk: d})
+		for i, step := range []struct {
+			records, segments int
+		}{{0, 2}, {0, 2}, {1, 3}, {0, 3}, {5, 4}} { // the start record is one
+			appendN(t, j, step.records)
+			time.Sleep(6 * time.Minute)
+			if n := len(segmentsOf(d, j.Writer())); n != step.segments {
+				t.Errorf("step %d: %d segments, want %d", i, n, step.segments)
+			}
+		}
+		closed(t, j)
+	})
+}
+
+// A thousand starts leave what one leaves.
+func TestRestartsLeaveNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, m := disktest.New(1), newMemory()
+		var bytes, files, locks int
+		for i := range 1000 {
+			state := newTally()
+			j := open(t, Config{Dir: simDir, Sinks: []string{"one"}, Exclusive: true, State: state, Disk: d})
+			appendN(t, j, 2)
+			wait := ships(t, j, map[string]sink.Sink{"one": m})
+			locks = max(locks, len(j.locks))
+			time.Sleep(1100 * time.Millisecond)
+			if i%10 == 3 { // killed as it begins
+				d.Off(1)
+			}
+			_ = j.Close()
+			wait()
+			d.Kill()
+			n, size := 0, 0
+			for _, data := range d.Files() {
+				n, size = n+1, size+len(data)
+			}
+			if i == 20 {
+				bytes, files = size, n
+			}
+			const tallied = 60 // bytes of a writer in the tallies of two checkpoints
+			if i > 20 && (size > bytes+tallied*(i-20) || n > files+1) {
+				t.Fatalf("after %d starts: %d files of %d bytes, after 20 it was %d of %d", i, n, size, files, bytes)
+			}
+			if len(state.seen) != i+1 {
+				t.Fatalf("start %d counts %d writers", i, len(state.seen))
+			}
+		}
+		if locks > 3 {
+			t.Errorf("%d locks at once, want 3: of all, of the one before, and of itself", locks)
+		}
+	})
+}
+
+// A sink is down for an hour of traffic: it costs disk only, and drains.
+func TestASinkThatIsDownForAnHourCostsDiskOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, m := disktest.New(1), newMemory()
+		j := open(t, Config{Dir: simDir, Sinks: []string{"one"}, Exclusive: true, SegmentBytes: 256 << 10, SyncEvery: 2 * time.Millisecond, Disk: d})
+		wait := ships(t, j, map[string]sink.Sink{"one": m})
+		time.Sleep(time.Minute)
+		m.down(true)
+		r := record.Record{Type: record.Settle, RequestID: "r", Detail: strings.Repeat("x", 300)}
+		const perSecond, hour = 4, 3600
+		memory := func() int {
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			n := cap(j.unsynced) + cap(j.scrap)
+			for _, b := range j.free {
+				n += cap(b.frames) + 8*cap(b.records)
+			}
+			return n
+		}
+		early := 0
+		for i := range perSecond * hour {
+			if _, err := j.Append(&r); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second / perSecond)
+			if i == 100 {
+				early = memory()
+			}
+		}
+		if late := memory(); late != early {
+			t.Errorf("buffers of %d bytes after an hour, %d at its beginning", late, early)
+		}
+		most := len(segmentsOf(d, j.Writer()))
+		if most < 12 || m.len(j.Writer()) != 1 {
+			t.Errorf("%d segments and %d records in the sink, want at least 12 and 1", most, m.len(j.Writer()))
+		}
+		m.down(false)
+		began := time.Now()
+		for m.len(j.Writer()) < perSecond*hour+1 {
+			time.Sleep(time.Second)
+		}
+		if took := time.Since(began); took > 2*lastRetry {
+			t.Errorf("the sink has all after %v, want it a retry later", took)
+		}
+		time.Sleep(2 * tendEvery)
+		if got := len(segmentsOf(d, j.Writer())); got != 1 {
+			t.Errorf("%d segments after the sink has all, want 1", got)
+		}
+		closed(t, j)
+		wait()
+	})
+}
+
+// The machine loses power at any change while segments and directories are
+// deleted: every record is in the journal or in the sink, every State counts
+// all, and verify can join the two.
+func TestPowerLossWhileTrimming(t *testing.T) {
+	for seed := range uint64(100) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { trimmingPowerLoss(t, seed) })
+		})
+	}
+}
+
+func trimmingPowerLoss(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 4))
+	d, m := disktest.New(seed), newMemory()
+	d.Trace(func(format string, args ...any) {
+		if testing.Verbose() {
+			t.Logf(format, args...)
+		}
+	})
+	acked := map[string]bool{}
+	for round := range 6 {
+		d.Off(20 + rng.IntN(150))
+		state := newTally()
+		j, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", SegmentBytes: 2000, State: state, Disk: d, Sinks: []string{"one"}, Exclusive: true})
+		if err == nil {
+			wait := ships(t, j, map[string]sink.Sink{"one": m})
+			for i := range 60 {
+				r := record.Record{Type: record.Admin, Detail: fmt.Sprintf("%d/%d", round, i)}
+				p, err := j.Append(&r)
+				if err != nil || j.Wait(t.Context(), p) != nil {
+					break
+				}
+				acked[r.Detail] = true
+				time.Sleep(time.Duration(rng.Int64N(int64(400 * time.Millisecond))))
+			}
+			_ = j.Close() // the machine may be off
+			wait()
+		} else if !errors.Is(err, disktest.ErrCrashed) {
+			t.Fatalf("Open in round %d: %v", round, err)
+		}
+		if rng.IntN(3) > 0 {
+			d = d.Crash()
+		} else {
+			d = d.Kill()
+		}
+	}
+	state := newTally()
+	j := open(t, Config{Dir: simDir, State: state, Disk: d, Sinks: []string{"one"}, Exclusive: true})
+	closed(t, j)
+	ends := map[string]uint64{}
+	there := map[string]bool{}
+	note := func(r record.Record) {
+		ends[r.Writer] = max(ends[r.Writer], r.Seq)
+		there[r.Detail] = true
+	}
+	for r, err := range read(d, simDir) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		note(r)
+	}
+	for _, book := range m.books {
+		for _, r := range book {
+			note(r)
+		}
+	}
+	for detail := range acked {
+		if !there[detail] {
+			t.Errorf("%s was acknowledged and is lost", detail)
+		}
+	}
+	if err := state.check(ends); err != nil {
+		t.Error(err)
+	}
+	again := newTally()
+	if err := replay(d, simDir, again); err != nil || !maps.Equal(again.seen, state.seen) && len(again.seen) != len(ends) {
+		t.Errorf("replay: %v; it counts %v, want %v", err, again.seen, ends)
+	}
+	if report, err := verify(t.Context(), d, simDir, m, func() State { return newTally() }); err != nil || !report.Sound() {
+		t.Errorf("Verify = %+v, %v; want sound", report, err)
+	}
+}
+
+// An owner that had deleted what it had shipped, then two that run side by
+// side: the checkpoint to begin with is the one that has what nobody else has.
+func TestWhatOnlyACheckpointCountsIsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, m := disktest.New(1), newMemory()
+		owner := Config{Dir: simDir, SegmentBytes: 2000, Sinks: []string{"one"}, Exclusive: true, Disk: d}
+		for range 2 {
+			cfg := owner
+			cfg.State = newTally()
+			j := open(t, cfg)
+			wait := ships(t, j, map[string]sink.Sink{"one": m})
+			for range 5 {
+				appendN(t, j, 4)
+				time.Sleep(2 * time.Second)
+			}
+			closed(t, j)
+			wait()
+		}
+		first := open(t, Config{Dir: simDir, State: newTally(), Disk: d})
+		appendN(t, first, 3)
+		second := open(t, Config{Dir: simDir, State: newTally(), Disk: d})
+		appendN(t, second, 4)
+		closed(t, first)
+		closed(t, second)
+		want := map[string]uint64{first.Writer(): 4, second.Writer(): 5}
+		for writer, book := range m.books {
+			want[writer] = uint64(len(book))
+		}
+		for range 2 {
+			state := newTally()
+			j := open(t, Config{Dir: simDir, State: state, Disk: d})
+			want[j.Writer()] = 1
+			if err := state.check(want); err != nil {
+				t.Error(err)
+			}
+			closed(t, j)
+		}
+	})
+}
+
+func TestShippingSaysWhatASinkHasLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, m := disktest.New(1), newMemory()
+		cfg := Config{Dir: simDir, SegmentBytes: 2000, Sinks: []string{"one"}, Exclusive: true, Disk: d}
+		j := open(t, cfg)
+		wait := ships(t, j, map[string]sink.Sink{"one": m})
+		for range 5 {
+			appendN(t, j, 4)
+			time.Sleep(2 * time.Second)
+		}
+		m.mu.Lock()
+		book := m.books[j.Writer()]
+		m.books[j.Writer()] = book[:3] // an old backup
+		m.mu.Unlock()
+		var diverged *DivergedError
+		if err := j.Ship(t.Context(), "restored", m); !errors.As(err, &diverged) || diverged.Oldest <= 4 ||
+			!strings.Contains(err.Error(), "is no longer in the journal: the sink has lost what it had acknowledged") {
+			t.Errorf("Ship to a sink that has lost records = %v, want *DivergedError", err)
+		}
+		m.mu.Lock()
+		m.books[j.Writer()] = book
+		m.mu.Unlock()
+		closed(t, j)
+		wait()
+	})
+}
+
+// A reader is told where a newer segment takes over, also if that comes while
+// it reads: what the old one has from there on was never acknowledged.
+func TestANewerSegmentTakesOverWhileTheOlderIsRead(t *testing.T) {
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, Disk: d, SyncEvery: time.Millisecond})
+	if err := j.Wait(t.Context(), appendN(t, j, 2)); err != nil {
+		t.Fatal(err)
+	}
+	r := newReader(d, j.dir, j.Writer(), 0)
+	for range 2 {
+		if _, err := r.record(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The refused record's bytes are whole in the old segment, and cannot be
+	// taken back.
+	path, whole := onlySegment(d, j.Writer())
+	d.Fail(func(op, name string) error {
+		if op == "truncate" || op == "write" && name == path {
+			return disktest.ErrFault
+		}
+		return nil
+	})
+	if _, err := j.Append(&record.Record{Type: record.Intent, Detail: "refused"}); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("Append = %v, want %v", err, ErrUnavailable)
+	}
+	d.Fail(nil)
+	refused := record.Record{Type: record.Intent, Detail: "refused", Seq: 4, Writer: j.Writer(), Prev: j.safeSum}
+	b := appendFrame(nil, typeRecord, 4, func(b []byte) []byte { return record.AppendJSON(b, &refused) })
+	s, err := openSegment(d, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal(b, s.seed(), 3)
+	if _, err := s.WriteAt(b, int64(len(whole))); err != nil {
+		t.Fatal(err)
+	}
+	p, err := j.Append(&record.Record{Type: record.Intent, Detail: "in the book"})
+	if err != nil || p != 4 {
+		t.Fatalf("Append = %d, %v; want 4", p, err)
+	}
+	if err := j.Wait(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.look(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"", "in the book"} {
+		if rec, err := r.record(); err != nil || rec.Detail != want {
+			t.Errorf("the reader yields %q, %v; want %q", rec.Detail, err, want)
+		}
+	}
+	if _, err := r.record(); !errors.Is(err, io.EOF) {
+		t.Errorf("then %v, want %v", err, io.EOF)
+	}
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+	m := newMemory()
+	wait := shipping(t, j, m)
+	shipped(t, j)
+	closed(t, j)
+	if err := wait(); err != nil || m.books[j.Writer()][3].Detail != "in the book" {
+		t.Errorf("Ship = %v with %+v", err, m.books[j.Writer()])
+	}
+}
+
+// The same on the way to a sink, which has read so far as the rotation comes.
+func TestShippingFollowsARotationAfterARefusedWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := disktest.New(1)
+		j := open(t, Config{Dir: simDir, Disk: d})
+		m := newMemory()
+		wait := shipping(t, j, m)
+		shipped(t, j)
+		for i := range 50 {
+			d.Fail(func(op, name string) error {
+				if op == "truncate" || op == "write" && !strings.HasSuffix(name, temporary) {
+					return disktest.ErrFault
+				}
+				return nil
+			})
+			for range 3 {
+				_ = try(j, record.Intent)
+			}
+			d.Fail(nil)
+			if _, err := j.Append(&record.Record{Type: record.Admin, Detail: strconv.Itoa(i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		closed(t, j)
+		if err := wait(); err != nil {
+			t.Fatalf("Ship: %v", err)
+		}
+		report, err := verify(t.Context(), d, simDir, m, nil)
+		if err != nil || !report.Sound() || report.Writers[0].Anchored != 51 {
+			t.Fatalf("Verify = %+v, %v", report, err)
+		}
+	})
+}
+
+// The places that tests of whole processes name are those of the doc.
+func TestFailpointsAreThoseOfTheDoc(t *testing.T) {
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hits := map[string]bool{}
+	documented := map[string]bool{}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		for _, hit := range regexp.MustCompile(`failpoint\.Hit\("journal(\.\w+)"\)`).FindAllSubmatch(text, -1) {
+			hits[string(hit[1])] = true
+		}
+		for _, line := range regexp.MustCompile(`(?m)^//\t(\..*)$`).FindAllSubmatch(text, -1) {
+			for _, word := range regexp.MustCompile(`\.[a-z]+`).FindAll(line[1], -1) {
+				documented[string(word)] = true
+			}
+		}
+	}
+	if want := slices.Sorted(maps.Keys(documented)); len(want) < 13 || !slices.Equal(slices.Sorted(maps.Keys(hits)), want) {
+		t.Errorf("the code hits %v, the doc names %v", slices.Sorted(maps.Keys(hits)), want)
+	}
+}
