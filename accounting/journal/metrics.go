@@ -12,6 +12,7 @@ import (
 
 	"airgate/accounting/journal/disk"
 	"airgate/accounting/record"
+	"airgate/accounting/sink"
 )
 
 // metrics of one journal; every figure is read as it is scraped. How far each
@@ -25,6 +26,7 @@ type metrics struct {
 	lagging    *prometheus.Desc
 	free       *prometheus.Desc
 	level      *prometheus.Desc
+	parked     *prometheus.Desc
 
 	mu    sync.Mutex
 	size  int64
@@ -33,6 +35,8 @@ type metrics struct {
 
 // progress is how far a sink has come.
 type progress struct {
+	parked func() int64 // the sink's
+
 	mu    sync.Mutex
 	since time.Time         // of the oldest record that it lacks; zero = it has all
 	has   map[string]uint64 // :: writer → the last record that it has
@@ -77,6 +81,7 @@ func newMetrics(j *Journal, registerer prometheus.Registerer) (*metrics, error) 
 		lagging:   prometheus.NewDesc("airgate_sink_lag_seconds", "Age of the oldest record that the sink does not have; 0 = it has all.", []string{"sink"}, nil),
 		free:      prometheus.NewDesc("airgate_journal_free_bytes", "Bytes that are left on the journal's disk.", nil, nil),
 		level:     prometheus.NewDesc("airgate_journal_disk_level", "0 = the disk has room, 1 = it is filling up, 2 = it is full: calls are refused.", nil, nil),
+		parked:    prometheus.NewDesc("airgate_sink_parked_records", "Records that the sink refuses for good and keeps aside, with the reason.", []string{"sink"}, nil),
 	}
 	m.size = j.end
 	for i := range j.adopted {
@@ -123,11 +128,11 @@ func (m *metrics) grow(n int64) {
 	m.size += n
 }
 
-func (m *metrics) sink(name string) *progress {
+func (m *metrics) sink(name string, s sink.Sink) *progress {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.sinks[name] == nil {
-		m.sinks[name] = &progress{has: map[string]uint64{}}
+		m.sinks[name] = &progress{parked: s.Parked, has: map[string]uint64{}}
 	}
 	return m.sinks[name]
 }
@@ -154,7 +159,7 @@ func (m *metrics) shipped(h record.Head) bool {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.unsynced, m.unshipped, m.bytes, m.lagging, m.free, m.level} {
+	for _, d := range []*prometheus.Desc{m.unsynced, m.unshipped, m.bytes, m.lagging, m.free, m.level, m.parked} {
 		ch <- d
 	}
 }
@@ -173,6 +178,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		age := p.age(now)
 		oldest = max(oldest, age)
 		ch <- prometheus.MustNewConstMetric(m.lagging, prometheus.GaugeValue, age.Seconds(), name)
+		ch <- prometheus.MustNewConstMetric(m.parked, prometheus.GaugeValue, float64(p.parked()), name)
 	}
 	ch <- prometheus.MustNewConstMetric(m.unsynced, prometheus.GaugeValue, float64(unsynced))
 	ch <- prometheus.MustNewConstMetric(m.unshipped, prometheus.GaugeValue, oldest.Seconds())

@@ -49,7 +49,7 @@ func (e *DivergedError) Error() string {
 // adopted writer that cannot is logged and passed over. Run it in a goroutine
 // of its own, one for each sink.
 func (j *Journal) Ship(ctx context.Context, name string, s sink.Sink) error {
-	sh := &shipper{j: j, sink: s, name: name, progress: j.metrics.sink(name), log: j.log.With(slog.String("sink", name))}
+	sh := &shipper{j: j, sink: s, name: name, progress: j.metrics.sink(name, s), log: j.log.With(slog.String("sink", name))}
 	sh.progress.behind(j.opened)
 	for i := range j.adopted {
 		h := &j.adopted[i]
@@ -179,10 +179,15 @@ func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64,
 			continue
 		}
 		s.progress.behind(batch[0].Time)
+		parked := s.sink.Parked()
 		if err := s.try(ctx, func() error { return s.sink.Write(ctx, batch) }); err != nil {
 			return err
 		}
 		s.progress.acknowledge(writer, batch[len(batch)-1].Seq)
+		if n := s.sink.Parked() - parked; n > 0 {
+			s.log.Error("the sink refuses records for good: it keeps them aside, with the reason", slog.Int64("records", n),
+				slog.String("writer", writer), slog.Uint64("from", batch[0].Seq), slog.Uint64("to", batch[len(batch)-1].Seq))
+		}
 		if len(batch) < shipBatch {
 			s.progress.none()
 			if err := pause(ctx, shipPause); err != nil {

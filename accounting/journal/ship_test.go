@@ -28,6 +28,9 @@ type memory struct {
 	fail  int                        // so many writes; half of them after storing
 	calls int
 	off   bool // it cannot be reached
+
+	refuse uint64 // the number of a record that is parked; 0 = none
+	parked int64
 }
 
 func (m *memory) Write(_ context.Context, batch []record.Record) error {
@@ -49,6 +52,9 @@ func (m *memory) Write(_ context.Context, batch []record.Record) error {
 		case r.Seq <= uint64(len(book)):
 		case r.Seq == uint64(len(book))+1:
 			m.books[r.Writer] = append(book, r)
+			if r.Seq == m.refuse {
+				m.parked++
+			}
 		default:
 			return sink.ErrGap
 		}
@@ -69,6 +75,12 @@ func (m *memory) Head(_ context.Context, writer string) (record.Head, error) {
 	return headOf(book[len(book)-1]), nil
 }
 
+func (m *memory) Parked() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.parked
+}
+
 func (m *memory) Close() error { return nil }
 
 // Heads and Records implement Book.
@@ -81,13 +93,13 @@ func (m *memory) Heads(context.Context) (all []record.Head, err error) {
 	return all, nil
 }
 
-func (m *memory) Records(_ context.Context, writer string, after uint64) iter.Seq2[record.Record, error] {
+func (m *memory) Records(_ context.Context, writer string, from uint64) iter.Seq2[record.Record, error] {
 	m.mu.Lock()
 	book := slices.Clone(m.books[writer])
 	m.mu.Unlock()
 	return func(yield func(record.Record, error) bool) {
 		for _, r := range book {
-			if r.Seq > after && !yield(r, nil) {
+			if r.Seq >= from && !yield(r, nil) {
 				return
 			}
 		}
@@ -124,6 +136,28 @@ func shipped(t *testing.T, j *Journal) {
 	defer cancel()
 	if err := j.Shipped(ctx); err != nil {
 		t.Fatalf("Shipped: %v", err)
+	}
+}
+
+func TestParkedRecordsAreCountedAndToldOnce(t *testing.T) {
+	var said strings.Builder
+	registry := prometheus.NewRegistry()
+	j := open(t, Config{Dir: simDir, Disk: disktest.New(1), Registerer: registry, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	m := &memory{books: map[string][]record.Record{}, refuse: 7, fail: 3}
+	appendN(t, j, 20)
+	wait := shipping(t, j, m)
+	shipped(t, j)
+	want := "# HELP airgate_sink_parked_records Records that the sink refuses for good and keeps aside, with the reason.\n" +
+		"# TYPE airgate_sink_parked_records gauge\nairgate_sink_parked_records{sink=\"local\"} 1\n"
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "airgate_sink_parked_records"); err != nil {
+		t.Error(err)
+	}
+	closed(t, j)
+	if err := wait(); err != nil {
+		t.Errorf("Ship = %v, want nil", err)
+	}
+	if got := strings.Count(said.String(), "refuses records for good"); got != 1 {
+		t.Errorf("told %d times, want once:\n%s", got, said.String())
 	}
 }
 

@@ -19,9 +19,9 @@ import (
 type Book interface {
 	// Heads are the last records of all writers.
 	Heads(ctx context.Context) ([]record.Head, error)
-	// Records yields a writer's records behind that one in order. Encoded again,
-	// each is the bytes that the journal chained.
-	Records(ctx context.Context, writer string, after uint64) iter.Seq2[record.Record, error]
+	// Records yields a writer's records from that number on, in order. Encoded
+	// again, each is the bytes that the journal chained.
+	Records(ctx context.Context, writer string, from uint64) iter.Seq2[record.Record, error]
 }
 
 // Report is what Verify found.

@@ -302,9 +302,9 @@ func (c *cursor) time() time.Time {
 }
 
 func parseTime(s string) (time.Time, error) {
-	t, err := time.Parse(timeLayout, s)
+	t, err := time.Parse(TimeLayout, s)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%q is not a time like %s", s, timeLayout)
+		return time.Time{}, fmt.Errorf("%q is not a time like %s", s, TimeLayout)
 	}
 	return t, nil
 }

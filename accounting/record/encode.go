@@ -13,9 +13,9 @@ import (
 	"airgate/accounting/usage"
 )
 
-// timeLayout is RFC 3339 in UTC with milliseconds, always 24 characters: text
+// TimeLayout is RFC 3339 in UTC with milliseconds, always 24 characters: text
 // that sorts by time.
-const timeLayout = "2006-01-02T15:04:05.000Z"
+const TimeLayout = "2006-01-02T15:04:05.000Z"
 
 // AppendJSON appends the canonical JSON of r to dst: one line, the fields in
 // the order of the book, absent ones omitted. It does not allocate where dst
@@ -260,7 +260,7 @@ func appendTime(dst []byte, t time.Time) ([]byte, bool) {
 		return dst, false
 	}
 	dst = append(dst, '"')
-	dst = t.AppendFormat(dst, timeLayout)
+	dst = t.AppendFormat(dst, TimeLayout)
 	return append(dst, '"'), true
 }
 

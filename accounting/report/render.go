@@ -101,13 +101,19 @@ func printable(s string) string {
 	}, s)
 }
 
-// MarshalJSON is the API's object:
-// {"from","to","by":[…],"rows":[{…dimensions…,"requests","cost_usd","tokens":{…}}]}.
+// MarshalJSON is the API's object: {"from","to","by":[…],"rows":[{…dimensions…,
+// "requests","cost_usd","unpriced_requests","estimated_requests",
+// "estimated_usd","tokens":{…}}]}. A comparison adds "before":{"from","to"} to it,
+// and "before":{"requests","cost_usd"}, "change_usd" and "change_percent" to each
+// row.
 func (u Usage) MarshalJSON() ([]byte, error) {
-	b := []byte(`{"from":`)
-	b = appendTime(b, u.From)
-	b = append(b, `,"to":`...)
-	b = appendTime(b, u.To)
+	b := appendTime([]byte(`{"from":`), u.From)
+	b = appendTime(append(b, `,"to":`...), u.To)
+	if u.compared() {
+		b = appendTime(append(b, `,"before":{"from":`...), u.BeforeFrom)
+		b = appendTime(append(b, `,"to":`...), u.BeforeTo)
+		b = append(b, '}')
+	}
 	b = append(b, `,"by":[`...)
 	for i, d := range u.By {
 		if i > 0 {
@@ -120,27 +126,45 @@ func (u Usage) MarshalJSON() ([]byte, error) {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		row := &u.Rows[i]
-		b = append(b, '{')
-		for j, d := range u.By {
-			b = appendText(b, string(d))
-			b = append(b, ':')
-			b = appendText(b, row.Values[j])
-			b = append(b, ',')
-		}
-		b = append(b, `"requests":`...)
-		b = strconv.AppendInt(b, row.Requests, 10)
-		b = append(b, `,"cost_usd":`...)
-		if row.HasCost {
-			b = appendText(b, row.Cost.String())
+		b = u.Rows[i].appendJSON(b, u.By)
+	}
+	return append(b, `]}`...), nil
+}
+
+func (u Usage) compared() bool { return !u.BeforeTo.IsZero() }
+
+func (r *UsageRow) appendJSON(b []byte, by []Dimension) []byte {
+	b = append(b, '{')
+	for j, d := range by {
+		b = append(appendText(b, string(d)), ':')
+		b = append(appendText(b, r.Values[j]), ',')
+	}
+	b = strconv.AppendInt(append(b, `"requests":`...), r.Requests, 10)
+	b = appendMoney(append(b, `,"cost_usd":`...), r.Cost, r.HasCost)
+	b = strconv.AppendInt(append(b, `,"unpriced_requests":`...), r.Unpriced, 10)
+	b = strconv.AppendInt(append(b, `,"estimated_requests":`...), r.Estimated, 10)
+	b = appendMoney(append(b, `,"estimated_usd":`...), r.EstimatedCost, true)
+	if r.Before != nil {
+		b = strconv.AppendInt(append(b, `,"before":{"requests":`...), r.Before.Requests, 10)
+		b = appendMoney(append(b, `,"cost_usd":`...), r.Before.Cost, r.Before.HasCost)
+		change, known := r.change()
+		b = appendMoney(append(b, `},"change_usd":`...), change, known)
+		b = append(b, `,"change_percent":`...)
+		if percent := r.percent(); percent != "" {
+			b = append(b, percent...)
 		} else {
 			b = append(b, "null"...)
 		}
-		b = append(b, `,"tokens":`...)
-		b = record.AppendTokens(b, &row.Tokens)
-		b = append(b, '}')
 	}
-	return append(b, `]}`...), nil
+	b = record.AppendTokens(append(b, `,"tokens":`...), &r.Tokens)
+	return append(b, '}')
+}
+
+func appendMoney(b []byte, n money.NanoUSD, known bool) []byte {
+	if !known {
+		return append(b, "null"...)
+	}
+	return appendText(b, n.String())
 }
 
 func (u Usage) columns(f Format) ([]string, iter.Seq[[]string]) {
@@ -149,6 +173,10 @@ func (u Usage) columns(f Format) ([]string, iter.Seq[[]string]) {
 		header = append(header, string(d))
 	}
 	header = append(header, "requests", "cost_usd")
+	if u.compared() {
+		header = append(header, "before_requests", "before_usd", "change_usd", "change_percent")
+	}
+	header = append(header, "unpriced", "estimated", "estimated_usd")
 	if f == Table {
 		header = append(header, "input_tokens", "output_tokens")
 	} else {
@@ -158,20 +186,27 @@ func (u Usage) columns(f Format) ([]string, iter.Seq[[]string]) {
 	}
 	return header, func(yield func([]string) bool) {
 		for i := range u.Rows {
-			r := &u.Rows[i]
-			row := append(slices.Clone(r.Values), strconv.FormatInt(r.Requests, 10), cost(r.Cost, r.HasCost))
-			if f == Table {
-				row = append(row, count(r.Tokens.TotalInput()), count(r.Tokens.TotalOutput()))
-			} else {
-				for _, n := range record.Buckets(&r.Tokens) {
-					row = append(row, count(*n))
-				}
-			}
-			if !yield(row) {
+			if !yield(u.Rows[i].cells(f)) {
 				return
 			}
 		}
 	}
+}
+
+func (r *UsageRow) cells(f Format) []string {
+	row := append(slices.Clone(r.Values), strconv.FormatInt(r.Requests, 10), cost(r.Cost, r.HasCost))
+	if r.Before != nil {
+		change, known := r.change()
+		row = append(row, strconv.FormatInt(r.Before.Requests, 10), cost(r.Before.Cost, r.Before.HasCost), cost(change, known), r.percent())
+	}
+	row = append(row, strconv.FormatInt(r.Unpriced, 10), strconv.FormatInt(r.Estimated, 10), cost(r.EstimatedCost, true))
+	if f == Table {
+		return append(row, count(r.Tokens.TotalInput()), count(r.Tokens.TotalOutput()))
+	}
+	for _, n := range record.Buckets(&r.Tokens) {
+		row = append(row, count(*n))
+	}
+	return row
 }
 
 func count(n money.Tokens) string { return strconv.FormatInt(int64(n), 10) }
@@ -187,7 +222,7 @@ func appendTime(b []byte, t time.Time) []byte {
 	if t.IsZero() {
 		return append(b, "null"...)
 	}
-	return t.UTC().AppendFormat(b, `"2006-01-02T15:04:05.000Z"`)
+	return t.UTC().AppendFormat(b, `"`+record.TimeLayout+`"`)
 }
 
 func appendText(b []byte, s string) []byte {
@@ -234,9 +269,14 @@ func (d Denials) MarshalJSON() ([]byte, error) {
 	return append(appendRecords(nil, "denials", d.Denials, itself), '}'), nil
 }
 
-// MarshalJSON is the API's object: {"audit":[…]}.
+// MarshalJSON is the API's object: {"audit":[…]}, with "request":{…} where one
+// was asked for.
 func (a Audit) MarshalJSON() ([]byte, error) {
-	return append(appendRecords(nil, "audit", a.Audit, itself), '}'), nil
+	b := appendRecords(nil, "audit", a.Audit, itself)
+	if a.Request != nil {
+		b = record.AppendObject(append(b, `,"request":`...), &a.Request.Record)
+	}
+	return append(b, '}'), nil
 }
 
 func (m Request) columns(f Format) ([]string, iter.Seq[[]string]) {
@@ -254,7 +294,16 @@ func (d Denials) columns(f Format) ([]string, iter.Seq[[]string]) {
 }
 
 func (a Audit) columns(f Format) ([]string, iter.Seq[[]string]) {
-	return recordColumns(f, a.Audit, itself, "time", "type", "writer", "seq", "user", "request_id", "cost_usd", "detail", "heads")
+	names := []string{"time", "type", "writer", "seq"}
+	for field := range record.Fields() { // of the others only those that say something
+		switch field.Name {
+		case "request_id", "team", "key_name", "user", "purpose", "model", "code", "rule", "class", "status", "reserved_usd", "cost_usd", "usage_source", "count", "source", "detail", "heads":
+			if slices.ContainsFunc(a.Audit, func(r record.Record) bool { return field.Value(&r) != nil }) {
+				names = append(names, field.Name)
+			}
+		}
+	}
+	return recordColumns(f, a.Audit, itself, names...)
 }
 
 // recordColumns shows the named fields in a table and all of them in CSV.

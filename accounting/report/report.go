@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -78,22 +80,89 @@ type UsageQuery struct {
 	From, To time.Time
 }
 
+// Sums are what calls add up to.
+type Sums struct {
+	Requests      int64 // that ended, with or without money; denials are not usage
+	Unpriced      int64 // of Requests, those without a cost
+	Estimated     int64 // of Requests, those whose tokens are not the provider's word
+	Cost          money.NanoUSD
+	HasCost       bool          // false = no call has a known cost
+	EstimatedCost money.NanoUSD // of Cost, that of Estimated
+	Tokens        usage.Tokens
+}
+
+// cost is Cost where it is known; no calls have cost nothing.
+func (s *Sums) cost() (money.NanoUSD, bool) { return s.Cost, s.HasCost || s.Requests == 0 }
+
 // UsageRow is one combination of values of the query's dimensions.
 type UsageRow struct {
-	Values   []string // one per dimension; "" = none
-	Requests int64    // that ended, with or without money; denials are not usage
-	Cost     money.NanoUSD
-	HasCost  bool // false = no call of the row has a known cost
-	Tokens   usage.Tokens
+	Values []string // one per dimension; "" = none
+	Sums
+	Before *Sums // of the period before; nil where none was asked for
 }
 
 // Usage answers a UsageQuery. From and To are what it really covers: a source
 // may widen the query's to whole quarters of an hour, which every time zone's
 // midnight falls on.
 type Usage struct {
-	From, To time.Time
-	By       []Dimension
-	Rows     []UsageRow // sorted by Values
+	From, To             time.Time
+	BeforeFrom, BeforeTo time.Time // what it is compared with; zero = nothing
+	By                   []Dimension
+	Rows                 []UsageRow // sorted by Values
+}
+
+// ErrDaysCompared means that a comparison by day was asked for: the days of two
+// periods are never the same.
+var ErrDaysCompared = errors.New("a report by day cannot be compared with another period: their days differ")
+
+// Compare sets u beside the usage of another period, by the same dimensions. A
+// row that only one of them has is there with nothing in the other.
+func (u Usage) Compare(before Usage) (Usage, error) {
+	if slices.Contains(u.By, Day) {
+		return u, ErrDaysCompared
+	}
+	u.BeforeFrom, u.BeforeTo = before.From, before.To
+	rows := make([]UsageRow, 0, max(len(u.Rows), len(before.Rows)))
+	for now, then := u.Rows, before.Rows; len(now)+len(then) > 0; {
+		var order int
+		switch {
+		case len(then) == 0:
+			order = -1
+		case len(now) == 0:
+			order = 1
+		default:
+			order = slices.Compare(now[0].Values, then[0].Values)
+		}
+		var row UsageRow
+		if order <= 0 {
+			row, now = now[0], now[1:]
+		}
+		row.Before = &Sums{}
+		if order >= 0 {
+			row.Values, row.Before, then = then[0].Values, &then[0].Sums, then[1:]
+		}
+		rows = append(rows, row)
+	}
+	u.Rows = rows
+	return u, nil
+}
+
+// change is by how much a row's cost differs from the one before; false = one
+// of them is not known.
+func (r *UsageRow) change() (money.NanoUSD, bool) {
+	now, known := r.cost()
+	then, thenKnown := r.Before.cost()
+	return now - then, known && thenKnown
+}
+
+// percent is the change in per cent of what was before, to a tenth; "" where it
+// has none.
+func (r *UsageRow) percent() string {
+	change, known := r.change()
+	if !known || r.Before.Cost == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(100*float64(change)/math.Abs(float64(r.Before.Cost)), 'f', 1, 64)
 }
 
 // Requests is one page of requests, newest first.
@@ -106,9 +175,34 @@ type Requests struct {
 // count.
 type Denials struct{ Denials []record.Record }
 
-// Audit is what operators and writers did: records of type admin, start and
-// adjust, newest first.
-type Audit struct{ Audit []record.Record }
+// Audit is records, newest first.
+type Audit struct {
+	Audit   []record.Record
+	Request *Request // the one asked for, its records merged; nil = none was
+}
+
+// AuditQuery asks for records. A zero field is no condition; without RequestID,
+// Key, Team and Types it asks for what operators and writers did: types admin,
+// start and adjust.
+type AuditQuery struct {
+	RequestID string
+	Key       string // its id or its name
+	Team      string // its descendants included
+	Types     []record.Type
+	From, To  time.Time // half-open; a call counts at its admission
+	Limit     int       // the most records; ignored with RequestID
+}
+
+// Wants reports whether the query asks for records of this type.
+func (q *AuditQuery) Wants(t record.Type) bool {
+	switch {
+	case len(q.Types) > 0:
+		return slices.Contains(q.Types, t)
+	case q.RequestID != "" || q.Key != "" || q.Team != "":
+		return true
+	}
+	return t == record.Admin || t == record.Start || t == record.Adjust
+}
 
 // Source is a sink that can be asked. Its methods are safe for concurrent use.
 type Source interface {
@@ -119,7 +213,8 @@ type Source interface {
 	// Request returns ErrNotFound for an id that the source does not have.
 	Request(ctx context.Context, id string) (Request, error)
 	Denials(ctx context.Context, limit int) (Denials, error)
-	Audit(ctx context.Context, limit int) (Audit, error)
+	// Audit returns ErrNotFound for a request id that the source does not have.
+	Audit(ctx context.Context, q AuditQuery) (Audit, error)
 }
 
 // Request is all that is known of one request: its intent and its settlement

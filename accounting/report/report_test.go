@@ -3,6 +3,7 @@ package report_test
 import (
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -74,9 +75,9 @@ func samples() map[string]report.Report {
 		"usage": report.Usage{
 			From: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC), By: []report.Dimension{report.Team, report.Model},
 			Rows: []report.UsageRow{
-				{Values: []string{"ads", ""}, Requests: 2},
-				{Values: []string{"search", "gpt-5.4-mini"}, Requests: 12, Cost: 1_204_500, HasCost: true, Tokens: usage.Tokens{Input: 1000, CacheRead: 200, Output: 34, Reasoning: 4}},
-				{Values: []string{"search", "free"}, Requests: 1, HasCost: true, Tokens: usage.Tokens{Output: 1}},
+				{Values: []string{"ads", ""}, Sums: report.Sums{Requests: 2, Unpriced: 2}},
+				{Values: []string{"search", "gpt-5.4-mini"}, Sums: report.Sums{Requests: 12, Estimated: 1, Cost: 1_204_500, HasCost: true, EstimatedCost: 4_500, Tokens: usage.Tokens{Input: 1000, CacheRead: 200, Output: 34, Reasoning: 4}}},
+				{Values: []string{"search", "free"}, Sums: report.Sums{Requests: 1, HasCost: true, Tokens: usage.Tokens{Output: 1}}},
 			},
 		},
 		"requests": report.Requests{Requests: []report.Request{{Record: settle}}, Next: "019a49b1-2f3a-7c11-8a4e-0123456789ab"},
@@ -98,23 +99,71 @@ func text(t *testing.T, f report.Format, r report.Report) string {
 func TestUsageInEachFormat(t *testing.T) {
 	for format, want := range map[report.Format]string{
 		report.JSON: `{"from":"2026-11-01T00:00:00.000Z","to":"2026-12-01T00:00:00.000Z","by":["team","model"],"rows":[` +
-			`{"team":"ads","model":"","requests":2,"cost_usd":null,"tokens":{}},` +
-			`{"team":"search","model":"gpt-5.4-mini","requests":12,"cost_usd":"0.0012045","tokens":{"input":1000,"cache_read":200,"output":34,"reasoning":4}},` +
-			`{"team":"search","model":"free","requests":1,"cost_usd":"0","tokens":{"output":1}}]}` + "\n",
-		report.CSV: `team,model,requests,cost_usd,input,cache_read,cache_write_5m,cache_write_1h,input_audio,input_image,output,reasoning,output_audio,output_image
-ads,,2,,0,0,0,0,0,0,0,0,0,0
-search,gpt-5.4-mini,12,0.0012045,1000,200,0,0,0,0,34,4,0,0
-search,free,1,0,0,0,0,0,0,0,1,0,0,0
+			`{"team":"ads","model":"","requests":2,"cost_usd":null,"unpriced_requests":2,"estimated_requests":0,"estimated_usd":"0","tokens":{}},` +
+			`{"team":"search","model":"gpt-5.4-mini","requests":12,"cost_usd":"0.0012045","unpriced_requests":0,"estimated_requests":1,"estimated_usd":"0.0000045","tokens":{"input":1000,"cache_read":200,"output":34,"reasoning":4}},` +
+			`{"team":"search","model":"free","requests":1,"cost_usd":"0","unpriced_requests":0,"estimated_requests":0,"estimated_usd":"0","tokens":{"output":1}}]}` + "\n",
+		report.CSV: `team,model,requests,cost_usd,unpriced,estimated,estimated_usd,input,cache_read,cache_write_5m,cache_write_1h,input_audio,input_image,output,reasoning,output_audio,output_image
+ads,,2,,2,0,0,0,0,0,0,0,0,0,0,0,0
+search,gpt-5.4-mini,12,0.0012045,0,1,0.0000045,1000,200,0,0,0,0,34,4,0,0
+search,free,1,0,0,0,0,0,0,0,0,0,0,1,0,0,0
 `,
-		report.Table: `TEAM    MODEL         REQUESTS  COST_USD   INPUT_TOKENS  OUTPUT_TOKENS
-ads     -             2         -          0             0
-search  gpt-5.4-mini  12        0.0012045  1200          34
-search  free          1         0          0             1
+		report.Table: `TEAM    MODEL         REQUESTS  COST_USD   UNPRICED  ESTIMATED  ESTIMATED_USD  INPUT_TOKENS  OUTPUT_TOKENS
+ads     -             2         -          2         0          0              0             0
+search  gpt-5.4-mini  12        0.0012045  0         1          0.0000045      1200          34
+search  free          1         0          0         0          0              0             1
 `,
 	} {
 		if diff := cmp.Diff(want, text(t, format, samples()["usage"])); diff != "" {
 			t.Errorf("Write(%s) differs (-want +got):\n%s", format, diff)
 		}
+	}
+}
+
+// Each side may lack rows of the other; what is not known has no difference, and
+// what was nothing no percentage.
+func TestUsageIsComparedRowByRow(t *testing.T) {
+	sums := func(requests int64, cost money.NanoUSD) report.Sums {
+		return report.Sums{Requests: requests, Cost: cost, HasCost: true}
+	}
+	now := report.Usage{By: []report.Dimension{report.Team}, Rows: []report.UsageRow{
+		{Values: []string{"both"}, Sums: sums(3, 150)}, {Values: []string{"less"}, Sums: sums(1, 2)}, {Values: []string{"new"}, Sums: sums(1, 5)}, {Values: []string{"unpriced"}, Sums: report.Sums{Requests: 1, Unpriced: 1}},
+	}}
+	before := report.Usage{
+		From: time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
+		Rows: []report.UsageRow{{Values: []string{"both"}, Sums: sums(2, 100)}, {Values: []string{"gone"}, Sums: sums(4, 7)}, {Values: []string{"less"}, Sums: sums(1, 3)}, {Values: []string{"unpriced"}, Sums: sums(1, 1)}},
+	}
+	both, err := now.Compare(before)
+	if err != nil {
+		t.Fatalf("Compare: %v", err)
+	}
+	for format, want := range map[report.Format]string{
+		report.Table: `TEAM      REQUESTS  COST_USD     BEFORE_REQUESTS  BEFORE_USD   CHANGE_USD    CHANGE_PERCENT  UNPRICED  ESTIMATED  ESTIMATED_USD  INPUT_TOKENS  OUTPUT_TOKENS
+both      3         0.00000015   2                0.0000001    0.00000005    50.0            0         0          0              0             0
+gone      0         -            4                0.000000007  -0.000000007  -100.0          0         0          0              0             0
+less      1         0.000000002  1                0.000000003  -0.000000001  -33.3           0         0          0              0             0
+new       1         0.000000005  0                -            0.000000005   -               0         0          0              0             0
+unpriced  1         -            1                0.000000001  -             -               1         0          0              0             0
+`,
+		report.JSON: `{"from":null,"to":null,"before":{"from":"2026-10-01T00:00:00.000Z","to":"2026-11-01T00:00:00.000Z"},"by":["team"],"rows":[` +
+			`{"team":"both","requests":3,"cost_usd":"0.00000015","unpriced_requests":0,"estimated_requests":0,"estimated_usd":"0","before":{"requests":2,"cost_usd":"0.0000001"},"change_usd":"0.00000005","change_percent":50.0,"tokens":{}},` +
+			`{"team":"gone","requests":0,"cost_usd":null,"unpriced_requests":0,"estimated_requests":0,"estimated_usd":"0","before":{"requests":4,"cost_usd":"0.000000007"},"change_usd":"-0.000000007","change_percent":-100.0,"tokens":{}},` +
+			`{"team":"less","requests":1,"cost_usd":"0.000000002","unpriced_requests":0,"estimated_requests":0,"estimated_usd":"0","before":{"requests":1,"cost_usd":"0.000000003"},"change_usd":"-0.000000001","change_percent":-33.3,"tokens":{}},` +
+			`{"team":"new","requests":1,"cost_usd":"0.000000005","unpriced_requests":0,"estimated_requests":0,"estimated_usd":"0","before":{"requests":0,"cost_usd":null},"change_usd":"0.000000005","change_percent":null,"tokens":{}},` +
+			`{"team":"unpriced","requests":1,"cost_usd":null,"unpriced_requests":1,"estimated_requests":0,"estimated_usd":"0","before":{"requests":1,"cost_usd":"0.000000001"},"change_usd":null,"change_percent":null,"tokens":{}}]}` + "\n",
+		report.CSV: `team,requests,cost_usd,before_requests,before_usd,change_usd,change_percent,unpriced,estimated,estimated_usd,input,cache_read,cache_write_5m,cache_write_1h,input_audio,input_image,output,reasoning,output_audio,output_image
+both,3,0.00000015,2,0.0000001,0.00000005,50.0,0,0,0,0,0,0,0,0,0,0,0,0,0
+gone,0,,4,0.000000007,-0.000000007,-100.0,0,0,0,0,0,0,0,0,0,0,0,0,0
+less,1,0.000000002,1,0.000000003,-0.000000001,-33.3,0,0,0,0,0,0,0,0,0,0,0,0,0
+new,1,0.000000005,0,,0.000000005,,0,0,0,0,0,0,0,0,0,0,0,0,0
+unpriced,1,,1,0.000000001,,,1,0,0,0,0,0,0,0,0,0,0,0,0
+`,
+	} {
+		if diff := cmp.Diff(want, text(t, format, both)); diff != "" {
+			t.Errorf("Write(%s) differs (-want +got):\n%s", format, diff)
+		}
+	}
+	if _, err := (report.Usage{By: []report.Dimension{report.Day}}).Compare(before); !errors.Is(err, report.ErrDaysCompared) {
+		t.Errorf("Compare by day = %v, want %v", err, report.ErrDaysCompared)
 	}
 }
 

@@ -22,10 +22,18 @@ type Sink interface {
 	// atomic step, ignoring records it has already. The head it returns by
 	// Head moves with it. What follows from no stored record is ErrGap; a
 	// writer's first batch may begin at any number.
+	//
+	// A record that the sink would refuse for ever, because of what it is, is
+	// parked: set aside whole, with the reason, in the same step, and the head
+	// moves over it. An error is for what may end, such as a full disk: then
+	// nothing is stored, and the same batch is good for another try.
 	Write(ctx context.Context, batch []record.Record) error
 	// Head is the last record of the writer stored here: where to resume, and
 	// what anchors the chain. The zero Head means none.
 	Head(ctx context.Context, writer string) (record.Head, error)
+	// Parked is how many records are parked here, of all writers. It is cheap,
+	// and safe for concurrent use.
+	Parked() int64
 	// Close releases the sink.
 	Close() error
 }

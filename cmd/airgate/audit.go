@@ -16,6 +16,7 @@ import (
 	"airgate/accounting"
 	"airgate/accounting/journal"
 	"airgate/accounting/sink/sqlite"
+	"airgate/cmd/airgate/admin"
 )
 
 func newAudit(t *terminal, f *flags) *cobra.Command {
@@ -195,12 +196,41 @@ func tellTail(t *terminal, w *writerProof) error {
 func newAuditShow(t *terminal, f *flags) *cobra.Command {
 	var r reader
 	var limit int
+	var request, key, team, types, from, to string
 	cmd := &cobra.Command{
-		Use: "show", Short: "The newest changes by operators, corrections and starts", Args: noArgs,
+		Use: "show", Short: "Records, newest first: changes by operators, corrections and starts, or those asked for", Args: noArgs,
+		Long: "Without a filter it shows what operators and writers did: records of type admin, start and adjust. --key and\n" +
+			"--team show every record of theirs, --request all about one request: its records, and merged into one. Calls\n" +
+			"are in the order of their admission, and --from and --to mean that.",
+		Example: "  airgate audit show --request 019a49b1-2f3a-7c11-8a4e-0123456789ab\n" +
+			"  airgate audit show --team search --type deny --from 2026-11-03",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return r.print(cmd.Context(), t, "/api/v1/audit", url.Values{"limit": {strconv.Itoa(limit)}})
+			q := url.Values{"limit": {strconv.Itoa(limit)}}
+			for name, text := range map[string]string{"request": request, "key": key, "team": team, "type": types, "from": from, "to": to} {
+				if text != "" {
+					q.Set(name, text)
+				}
+			}
+			if _, err := admin.ParseAudit(q); err != nil {
+				return usageFault(err)
+			}
+			if err := r.print(cmd.Context(), t, "/api/v1/audit", q); err != nil || request == "" || r.output.text != "table" {
+				return err
+			}
+			merged, err := r.get(cmd.Context(), "/api/v1/requests/"+url.PathEscape(request)+"?output=table", nil)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(t.out, "\n%s", merged)
+			return err
 		},
 	}
+	cmd.Flags().StringVar(&request, "request", "", "all records of this request id")
+	cmd.Flags().StringVar(&key, "key", "", "of this key: its id or its name")
+	cmd.Flags().StringVar(&team, "team", "", "of this team and those below it")
+	cmd.Flags().StringVar(&types, "type", "", "of these types: intent, settle, deny, adjust, admin, start")
+	cmd.Flags().StringVar(&from, "from", "", "from this date or time, UTC")
+	cmd.Flags().StringVar(&to, "to", "", "before this date or time, UTC")
 	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many records (1000 is the most)")
 	r.add(cmd, f, "table", "json", "csv")
 	r.addOffline(cmd)

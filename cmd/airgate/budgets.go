@@ -2,46 +2,71 @@ package main
 
 import (
 	"encoding/csv"
+	"fmt"
+	"net/url"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"airgate/accounting/money"
 )
 
 // toldBudget is what the command shows of a budget of the API.
 type toldBudget struct {
-	Name     string     `json:"name"`
-	Account  string     `json:"account"`
-	Mode     string     `json:"mode"`
-	Limit    string     `json:"limit_usd"`
-	Spent    string     `json:"spent_usd"`
-	Reserved string     `json:"reserved_usd"`
-	Reset    *time.Time `json:"reset"`
+	Name        string         `json:"name"`
+	Account     string         `json:"account"`
+	Scope       string         `json:"scope"`
+	Owner       string         `json:"owner"`
+	Mode        string         `json:"mode"`
+	Limit       money.NanoUSD  `json:"limit_usd"`
+	Spent       money.NanoUSD  `json:"spent_usd"`
+	Reserved    money.NanoUSD  `json:"reserved_usd"`
+	WindowStart *time.Time     `json:"window_start"`
+	Reset       *time.Time     `json:"reset"`
+	Forecast    *money.NanoUSD `json:"forecast_usd"`
+	ExhaustsAt  *time.Time     `json:"exhausts_at"`
 }
 
 func newBudgets(t *terminal, f *flags) *cobra.Command {
 	var r reader
 	cmd := &cobra.Command{
-		Use: "budgets", Short: "Every budget: limit, spent, reserved, when it is renewed", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "budgets [NAME]", Short: "Every budget, or one: limit, spent, reserved, forecast, when it is renewed",
+		Long: "Shows every account of every budget. FORECAST_USD is what its window will have cost at its end if it goes on\n" +
+			"at the pace of the window so far; a window that has just begun (its first twenty-fourth), or has no end, has\n" +
+			"none. EXHAUSTS_AT is when the limit is reached at that pace, if that is in this window. With a name it shows\n" +
+			"the accounts of that budget in full, with what is to be said about them.",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageFault(fmt.Errorf("unexpected argument %q: one budget, or none for all", args[1]))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := "/api/v1/budgets"
+			if len(args) > 0 {
+				path += "?" + url.Values{"name": args}.Encode()
+			}
 			var out struct{ Budgets []toldBudget }
-			body, err := r.get(cmd.Context(), "/api/v1/budgets", &out)
+			body, err := r.get(cmd.Context(), path, &out)
 			if err != nil {
 				return err
 			}
 			r.sayScope(t)
-			if r.output.text == "json" {
+			switch {
+			case r.output.text == "json":
 				_, err := t.out.Write(body)
 				return err
+			case r.output.text == "table" && len(args) > 0:
+				return tellBudget(t, &r.output, out.Budgets, time.Now())
 			}
-			rows := [][]string{{"budget", "mode", "limit_usd", "spent_usd", "reserved_usd", "reset", "account"}}
-			for _, b := range out.Budgets {
-				reset := "never"
-				if b.Reset != nil {
-					reset = b.Reset.Format(time.RFC3339)
-				}
-				rows = append(rows, []string{b.Name, b.Mode, b.Limit, b.Spent, b.Reserved, reset, b.Account})
+			rows := [][]string{{"budget", "mode", "limit_usd", "spent_usd", "reserved_usd", "forecast_usd", "exhausts_at", "reset", "account"}}
+			for i := range out.Budgets {
+				b := &out.Budgets[i]
+				rows = append(rows, []string{
+					b.Name, b.Mode, b.Limit.String(), b.Spent.String(), b.Reserved.String(), b.forecast(), instant(b.ExhaustsAt, "-"), instant(b.Reset, "never"), b.Account,
+				})
 			}
 			return r.output.write(t, rows)
 		},
@@ -49,6 +74,87 @@ func newBudgets(t *terminal, f *flags) *cobra.Command {
 	r.add(cmd, f, "table", "json", "csv")
 	r.addOffline(cmd)
 	return cmd
+}
+
+// forecast is a sum of money for people: rounded to cents where it is dollars.
+func (b *toldBudget) forecast() string {
+	if b.Forecast == nil {
+		return "-"
+	}
+	if *b.Forecast < money.USD {
+		return b.Forecast.String()
+	}
+	const cent = money.USD / 100
+	return ((*b.Forecast + cent/2) / cent * cent).String()
+}
+
+func instant(t *time.Time, none string) string {
+	if t == nil {
+		return none
+	}
+	return t.Format(time.RFC3339)
+}
+
+// tellBudget shows each account of one budget in full.
+func tellBudget(t *terminal, o *format, accounts []toldBudget, now time.Time) error {
+	for i := range accounts {
+		b := &accounts[i]
+		rows := [][]string{
+			{"field", "value"},
+			{"budget", b.Name},
+			{"account", b.Account},
+			{"scope", b.Scope},
+			{"owner", b.Owner},
+			{"mode", b.Mode},
+			{"limit_usd", b.Limit.String()},
+			{"spent_usd", b.Spent.String() + share(b.Spent, b.Limit)},
+			{"reserved_usd", b.Reserved.String() + share(b.Reserved, b.Limit)},
+			{"left_usd", max(0, b.Limit-b.Spent-b.Reserved).String()},
+			{"forecast_usd", b.forecast()},
+			{"exhausts_at", instant(b.ExhaustsAt, "-")},
+			{"window_start", instant(b.WindowStart, "-")},
+			{"reset", instant(b.Reset, "never")},
+		}
+		for _, text := range b.warnings(now) {
+			rows = append(rows, []string{"warning", text})
+		}
+		if i > 0 {
+			if _, err := fmt.Fprintln(t.out); err != nil {
+				return err
+			}
+		}
+		if err := o.write(t, rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// share is a part of the limit in per cent; "" where there is none.
+func share(part, limit money.NanoUSD) string {
+	if limit <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%.1f%%)", 100*float64(part)/float64(limit))
+}
+
+// warnings are what an owner has to know of an account.
+func (b *toldBudget) warnings(now time.Time) (all []string) {
+	refuses := "calls are refused until " + instant(b.Reset, "the limit is raised")
+	if b.Mode == "shadow" {
+		refuses = "it is a shadow budget: nothing is refused"
+	}
+	switch {
+	case b.Spent > b.Limit:
+		all = append(all, "overdrawn by "+(b.Spent-b.Limit).String()+" USD; "+refuses)
+	case b.Spent == b.Limit:
+		all = append(all, "exhausted; "+refuses)
+	case b.Spent+b.Reserved >= b.Limit:
+		all = append(all, "what is left is held by calls in flight")
+	case b.ExhaustsAt != nil && b.ExhaustsAt.After(now):
+		all = append(all, "at this pace the limit is reached on "+instant(b.ExhaustsAt, ""))
+	}
+	return all
 }
 
 // write writes rows as a table or as CSV; the first is the header.

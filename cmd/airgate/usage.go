@@ -3,27 +3,42 @@ package main
 import (
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"airgate/accounting/report"
+	"airgate/cmd/airgate/admin"
 )
 
 func newUsage(t *terminal, f *flags) *cobra.Command {
 	var r reader
-	var by, from, to string
+	var by, from, to, period, zone string
+	var last, compare bool
 	sum := &cobra.Command{
-		Use: "report", Short: "Sum requests, money and tokens by any dimensions", Args: noArgs,
+		Use: "report", Short: "Sum requests, money and tokens by any dimensions, beside the period before", Args: noArgs,
+		Long: "Sums what calls used, at the time of their admission. COST_USD is all that is known; UNPRICED counts the\n" +
+			"requests that are not in it, ESTIMATED those whose tokens are not the provider's word, with ESTIMATED_USD\n" +
+			"as their part of the cost. A \"-\" is not known, 0 is free.\n\n" +
+			"--period month is this month so far, --period month --last the one before. --compare sets each row beside the\n" +
+			"same row of the period before: of a running period as much of it as has passed, for --from and --to the\n" +
+			"months or days of the calendar before, if they are whole ones, else the same length of time.",
+		Example: "  airgate usage report --by team --period month --last --compare\n" +
+			"  airgate usage report --by user,model --from 2026-11-03 --zone Asia/Tokyo",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := report.ParseDimensions(by); err != nil {
-				return usageFault(err)
-			}
 			q := url.Values{"by": {by}}
-			if from != "" {
-				q.Set("from", from)
+			for name, text := range map[string]string{"from": from, "to": to, "period": period, "zone": zone} {
+				if text != "" {
+					q.Set(name, text)
+				}
 			}
-			if to != "" {
-				q.Set("to", to)
+			for name, set := range map[string]bool{"last": last, "compare": compare} {
+				if set {
+					q.Set(name, "true")
+				}
+			}
+			if _, err := admin.ParseUsage(q, time.Now()); err != nil {
+				return usageFault(err)
 			}
 			return r.print(cmd.Context(), t, "/api/v1/usage", q)
 		},
@@ -35,6 +50,10 @@ func newUsage(t *terminal, f *flags) *cobra.Command {
 	sum.Flags().StringVar(&by, "by", "team,model", "dimensions: "+strings.Join(dimensions, ", "))
 	sum.Flags().StringVar(&from, "from", "", "from this date or time (default: the first record)")
 	sum.Flags().StringVar(&to, "to", "", "before this date or time (default: now)")
+	sum.Flags().StringVar(&period, "period", "", "the running day, week, month, quarter or year")
+	sum.Flags().BoolVar(&last, "last", false, "with --period: the one before, which is over")
+	sum.Flags().BoolVar(&compare, "compare", false, "beside the period before")
+	sum.Flags().StringVar(&zone, "zone", "", "time zone of dates and periods, such as Asia/Tokyo (default: UTC)")
 	r.add(sum, f, "table", "json", "csv")
 	r.addOffline(sum)
 	return group("usage", "Who used what, at what cost", sum)

@@ -2,10 +2,14 @@
 package sinktest
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"os"
+	"os/exec"
+	"strconv"
 	"testing"
 	"time"
 
@@ -20,20 +24,71 @@ import (
 // Sink is a sink that can be read back.
 type Sink interface {
 	sink.Sink
-	// Records yields the writer's records behind the one with number after.
-	Records(ctx context.Context, writer string, after uint64) iter.Seq2[record.Record, error]
+	// Records yields the writer's records from number from on.
+	Records(ctx context.Context, writer string, from uint64) iter.Seq2[record.Record, error]
 }
 
-// Run runs the contract against sinks that open makes. Opening the same place
-// again, after Close, must find what was stored there.
-func Run(t *testing.T, open func(t *testing.T, place string) Sink) {
+// Kit is what the contract needs of an implementation.
+type Kit struct {
+	// Open opens the sink at a place, a folder of its own. Opening the same
+	// place again, after Close or a kill, finds what was stored there.
+	Open func(ctx context.Context, place string) (Sink, error)
+	// Refuse makes an open sink refuse for good each record whose detail is
+	// Poison.
+	Refuse func(t *testing.T, s Sink)
+	// Faults make an open sink fail for as long as they are not healed, in ways
+	// that end. :: name → fault
+	Faults map[string]func(t *testing.T, s Sink) (heal func())
+}
+
+// Poison is the detail of a record that Kit.Refuse refuses.
+const Poison = "poison"
+
+// placeOfChild says to a test process that it is a child, and where it writes.
+const placeOfChild = "AIRGATE_TEST_SINK"
+
+// Child is called first in TestMain. In a process that Run started, to kill it,
+// it writes and does not return.
+func Child(k Kit) {
+	place := os.Getenv(placeOfChild)
+	if place == "" {
+		return
+	}
+	ctx := context.Background()
+	s, err := k.Open(ctx, place)
+	if err != nil {
+		panic(err)
+	}
+	head, err := s.Head(ctx, "a.1")
+	if err != nil {
+		panic(err)
+	}
+	book := Book("a.1", int(head.Seq)+3000)
+	for i := int(head.Seq); i+3 <= len(book); i += 3 {
+		if err := s.Write(ctx, book[i:i+3]); err != nil {
+			panic(err)
+		}
+		fmt.Println(i + 3) // to the parent
+	}
+	select {}
+}
+
+// Run runs the contract.
+func Run(t *testing.T, k Kit) {
 	t.Helper()
+	open := func(t *testing.T, place string) Sink {
+		t.Helper()
+		s, err := k.Open(t.Context(), place)
+		if err != nil {
+			t.Fatalf("Open: %v", err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		return s
+	}
 	fresh := func(t *testing.T) (Sink, string) {
 		t.Helper()
 		place := t.TempDir()
-		s := open(t, place)
-		t.Cleanup(func() { _ = s.Close() })
-		return s, place
+		return open(t, place), place
 	}
 
 	t.Run("an empty sink has no head", func(t *testing.T) {
@@ -49,9 +104,7 @@ func Run(t *testing.T, open func(t *testing.T, place string) Sink) {
 		if err := s.Close(); err != nil {
 			t.Fatalf("Close: %v", err)
 		}
-		again := open(t, place)
-		defer again.Close()
-		check(t, again, "a.1", book)
+		check(t, open(t, place), "a.1", book)
 	})
 
 	t.Run("writers are apart", func(t *testing.T) {
@@ -120,6 +173,99 @@ func Run(t *testing.T, open func(t *testing.T, place string) Sink) {
 		check(t, s, "a.1", book)
 	})
 
+	t.Run("records are as many as were sent, whatever is sent again", func(t *testing.T) {
+		s, _ := fresh(t)
+		n := 0
+		rapid.Check(t, func(rt *rapid.T) {
+			n++
+			writer := fmt.Sprintf("w.%d", n)
+			book := Book(writer, rapid.IntRange(1, 40).Draw(rt, "records"))
+			share := rapid.SampledFrom([]int{10, 50, 100}).Draw(rt, "per cent sent again")
+			var sent [][2]int
+			for from := 0; from < len(book); {
+				to := min(len(book), from+rapid.IntRange(1, 8).Draw(rt, "batch"))
+				sent = append(sent, [2]int{from, to})
+				write(rt, s, book[from:to])
+				for _, late := range rapid.Permutation(sent).Draw(rt, "late") {
+					if rapid.IntRange(1, 100).Draw(rt, "again") <= share {
+						write(rt, s, book[late[0]:late[1]])
+					}
+				}
+				from = to
+			}
+			check(rt, s, writer, book)
+		})
+	})
+
+	t.Run("a record that is refused for good is parked, the others are stored", func(t *testing.T) {
+		s, place := fresh(t)
+		k.Refuse(t, s)
+		book := Book("a.1", 60)
+		for _, i := range []int{0, 7, 8, 30, 59} {
+			book[i].Detail = Poison
+		}
+		book = recordtest.Chain("a.1", book...)
+		write(t, s, book[:40])
+		write(t, s, book[20:59]) // some again
+		write(t, s, book[59:])   // nothing else in it
+		write(t, s, book)
+		check(t, s, "a.1", book)
+		if got := s.Parked(); got != 5 {
+			t.Errorf("Parked = %d, want 5", got)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatalf("Close: %v", err)
+		}
+		again := open(t, place)
+		check(t, again, "a.1", book)
+		if got := again.Parked(); got != 5 {
+			t.Errorf("Parked of the sink opened again = %d, want 5", got)
+		}
+	})
+
+	for name, fault := range k.Faults {
+		t.Run("a sink that is "+name+" refuses, and stores the same batch later", func(t *testing.T) {
+			s, _ := fresh(t)
+			k.Refuse(t, s)
+			book := Book("a.1", 1000)
+			book[500].Detail = Poison
+			book = recordtest.Chain("a.1", book...)
+			write(t, s, book[:10])
+			heal := fault(t, s)
+			for range 2 {
+				if err := s.Write(t.Context(), book[10:]); err == nil || errors.Is(err, sink.ErrGap) {
+					t.Errorf("Write = %v, want the fault", err)
+				}
+				check(t, s, "a.1", book[:10])
+				if got := s.Parked(); got != 0 {
+					t.Errorf("Parked = %d, want 0: nothing of a failed batch stays", got)
+				}
+			}
+			heal()
+			write(t, s, book[10:])
+			check(t, s, "a.1", book)
+			if got := s.Parked(); got != 1 {
+				t.Errorf("Parked = %d, want 1", got)
+			}
+		})
+	}
+
+	t.Run("a killed writer leaves whole batches and all that it was told are stored", func(t *testing.T) {
+		place := t.TempDir()
+		for round := range 5 {
+			acked := kill(t, place, 3+7*round)
+			s := open(t, place)
+			head := headOf(t, s, "a.1")
+			if head.Seq < acked || head.Seq%3 != 0 {
+				t.Fatalf("after kill -9 the head is %d; want at least %d and whole batches", head.Seq, acked)
+			}
+			check(t, s, "a.1", Book("a.1", int(head.Seq)))
+			if err := s.Close(); err != nil {
+				t.Fatalf("Close: %v", err)
+			}
+		}
+	})
+
 	t.Run("any record comes back as the same bytes", func(t *testing.T) {
 		s, _ := fresh(t)
 		n := 0
@@ -133,6 +279,37 @@ func Run(t *testing.T, open func(t *testing.T, place string) Sink) {
 			check(rt, s, writer, book)
 		})
 	})
+}
+
+// kill starts a child, kills it after some batches, and returns the number of
+// the last record that it was told is stored.
+func kill(t *testing.T, place string, batches int) (acked uint64) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), placeOfChild+"="+place)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for n := 0; lines.Scan(); n++ {
+		if acked, err = strconv.ParseUint(lines.Text(), 10, 64); err != nil {
+			t.Errorf("the child says %q", lines.Text())
+		}
+		if n == batches {
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_ = cmd.Wait() // killed
+	if acked == 0 {
+		t.Fatal("the child stored nothing")
+	}
+	return acked
 }
 
 // Book is the first n records of a writer, of all types.

@@ -1,11 +1,15 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,22 +32,27 @@ func (r *Reader) Head(ctx context.Context, writer string) (record.Head, error) {
 // Heads are the heads of all writers: what journal.Verify anchors to.
 func (r *Reader) Heads(ctx context.Context) ([]record.Head, error) { return headsOf(ctx, r.db, "") }
 
-// Records yields a writer's records in order, behind the one with number
-// after. Encoded again, each is the bytes that the journal chained.
-func (r *Reader) Records(ctx context.Context, writer string, after uint64) iter.Seq2[record.Record, error] {
+// Records yields a writer's records in order, from number from on, parked ones
+// in their places. Encoded again, each is the bytes that the journal chained. A
+// row that is not the record it was stored as is an error.
+func (r *Reader) Records(ctx context.Context, writer string, from uint64) iter.Seq2[record.Record, error] {
 	return func(yield func(record.Record, error) bool) {
 		const page = 256
 		for {
-			all, err := recordsOf(ctx, r.db, "WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?", writer, int64(after), page)
+			all, err := recordsOf(ctx, r.db, fromWriter, writer, int64(min(from, math.MaxInt64)), page)
 			if err != nil {
-				yield(record.Record{}, err)
+				yield(record.Record{}, fmt.Errorf("records of %s from %d: %w", writer, from, err))
 				return
 			}
-			for _, rec := range all {
-				if !yield(rec, nil) {
+			for i := range all {
+				if all[i].Writer != writer || all[i].Seq < from {
+					yield(record.Record{}, fmt.Errorf("read records: a row of %s behind number %d holds record %d of %s", writer, from, all[i].Seq, all[i].Writer))
 					return
 				}
-				after = rec.Seq
+				if !yield(all[i], nil) {
+					return
+				}
+				from = all[i].Seq + 1
 			}
 			if len(all) < page {
 				return
@@ -52,31 +61,22 @@ func (r *Reader) Records(ctx context.Context, writer string, after uint64) iter.
 	}
 }
 
-// recordsOf rebuilds records from their columns.
-func recordsOf(ctx context.Context, q querier, where string, args ...any) ([]record.Record, error) {
-	names := columns()
-	rows, err := q.QueryContext(ctx, "SELECT "+strings.Join(names, ", ")+" FROM records "+where, args...)
+// recordsOf reads records: the rest of the query is what follows "SELECT record, ".
+func recordsOf(ctx context.Context, q querier, rest string, args ...any) ([]record.Record, error) {
+	rows, err := q.QueryContext(ctx, "SELECT record, "+rest, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read records: %w", err)
 	}
 	defer rows.Close() //nolint:errcheck // Err tells
-	values := make([]any, len(names))
-	into := make([]any, len(names))
-	for i := range values {
-		into[i] = &values[i]
-	}
 	var all []record.Record
+	var encoded, order sql.RawBytes
 	for rows.Next() {
-		if err := rows.Scan(into...); err != nil {
+		if err := rows.Scan(&encoded, &order); err != nil {
 			return nil, fmt.Errorf("read records: %w", err)
 		}
-		var rec record.Record
-		n := 0
-		for f := range record.Fields() {
-			if err := f.SetValue(&rec, values[n]); err != nil {
-				return nil, fmt.Errorf("read record %d of %s: %w", rec.Seq, rec.Writer, err)
-			}
-			n++
+		rec, err := record.ParseJSON(encoded)
+		if err != nil {
+			return nil, fmt.Errorf("read records: %w", err)
 		}
 		all = append(all, rec)
 	}
@@ -85,6 +85,25 @@ func recordsOf(ctx context.Context, q querier, where string, args ...any) ([]rec
 	}
 	return all, nil
 }
+
+// callsOf are the intent and the settlement of a request, as far as there are.
+func callsOf(ctx context.Context, q querier, id string) ([]record.Record, error) {
+	all, err := recordsOf(ctx, q, ofRequest, id)
+	return slices.DeleteFunc(all, func(r record.Record) bool { return r.Type != record.Intent && r.Type != record.Settle }), err
+}
+
+// The questions of the API, each answered along an index: what follows SELECT
+// record. Only where the column that gives the order is selected too, the two
+// tables behind the view are merged along their indexes.
+const (
+	fromWriter   = "seq FROM records WHERE writer = ? AND seq >= ? ORDER BY seq LIMIT ?"
+	ofRequest    = "seq FROM records WHERE request_id = ?"
+	ofRequests   = "request_id FROM records WHERE request_id BETWEEN ? AND ? ORDER BY request_id DESC"
+	denials      = "time FROM records WHERE type = 'deny' %s ORDER BY time DESC LIMIT ?"
+	operations   = "time FROM records WHERE type IN ('admin', 'start', 'adjust') %s ORDER BY time DESC LIMIT ?"
+	calls        = "request_id FROM records WHERE request_id IS NOT NULL AND type IN ('intent', 'settle') %s ORDER BY request_id DESC LIMIT ?"
+	requestsPage = "SELECT DISTINCT request_id FROM book WHERE request_id IS NOT NULL AND type IN ('intent', 'settle', 'deny') %s ORDER BY request_id DESC LIMIT ?"
+)
 
 // Requests implements report.Source. Ids of requests are UUIDv7, so their
 // order is the order of admission; the cursor is the last id of a page.
@@ -97,8 +116,7 @@ func (r *Reader) Requests(ctx context.Context, limit int, before string) (report
 		}
 		where, args = "AND request_id < ?", append(args, strings.ToLower(before))
 	}
-	ids, err := r.strings(ctx, "SELECT DISTINCT request_id FROM records WHERE request_id IS NOT NULL AND type IN ('intent', 'settle', 'deny') "+
-		where+" ORDER BY request_id DESC LIMIT ?", append(args, limit+1)...)
+	ids, err := r.strings(ctx, fmt.Sprintf(requestsPage, where), append(args, limit+1)...)
 	if err != nil {
 		return page, fmt.Errorf("read requests: %w", err)
 	}
@@ -112,7 +130,7 @@ func (r *Reader) Requests(ctx context.Context, limit int, before string) (report
 	}
 	// Between the oldest and the newest id are exactly the page's requests,
 	// and those that began meanwhile on another replica.
-	all, err := recordsOf(ctx, r.db, "WHERE request_id BETWEEN ? AND ? ORDER BY request_id DESC, rowid", ids[len(ids)-1], ids[0])
+	all, err := recordsOf(ctx, r.db, ofRequests, ids[len(ids)-1], ids[0])
 	if err != nil {
 		return page, err
 	}
@@ -148,7 +166,7 @@ func (r *Reader) strings(ctx context.Context, query string, args ...any) (all []
 
 // Request implements report.Source.
 func (r *Reader) Request(ctx context.Context, id string) (report.Request, error) {
-	all, err := recordsOf(ctx, r.db, "WHERE request_id = ? ORDER BY rowid", strings.ToLower(id))
+	all, err := recordsOf(ctx, r.db, ofRequest, strings.ToLower(id))
 	if err != nil {
 		return report.Request{}, err
 	}
@@ -160,67 +178,136 @@ func (r *Reader) Request(ctx context.Context, id string) (report.Request, error)
 
 // Denials implements report.Source.
 func (r *Reader) Denials(ctx context.Context, limit int) (report.Denials, error) {
-	all, err := recordsOf(ctx, r.db, "WHERE type = 'deny' ORDER BY time DESC, rowid DESC LIMIT ?", limit)
+	all, err := recordsOf(ctx, r.db, fmt.Sprintf(denials, ""), limit)
 	return report.Denials{Denials: all}, err
 }
 
-// Audit implements report.Source.
-func (r *Reader) Audit(ctx context.Context, limit int) (report.Audit, error) {
-	all, err := recordsOf(ctx, r.db, "WHERE type IN ('admin', 'start', 'adjust') ORDER BY time DESC, rowid DESC LIMIT ?", limit)
-	return report.Audit{Audit: all}, err
+// Audit implements report.Source. Its cost does not grow with the book, but for
+// conditions that few records meet.
+func (r *Reader) Audit(ctx context.Context, q report.AuditQuery) (report.Audit, error) {
+	if q.RequestID != "" {
+		return r.auditRequest(ctx, &q)
+	}
+	var out report.Audit
+	for query, types := range map[string][]record.Type{
+		operations: {record.Admin, record.Start, record.Adjust}, denials: {record.Deny}, calls: {record.Intent, record.Settle},
+	} {
+		types = slices.DeleteFunc(types, func(t record.Type) bool { return !q.Wants(t) })
+		if len(types) == 0 {
+			continue
+		}
+		where, args := conditions(&q, types)
+		all, err := recordsOf(ctx, r.db, fmt.Sprintf(query, where), append(args, q.Limit)...)
+		if err != nil {
+			return out, err
+		}
+		out.Audit = append(out.Audit, all...)
+	}
+	newestFirst(out.Audit)
+	out.Audit = out.Audit[:min(len(out.Audit), q.Limit)]
+	return out, nil
+}
+
+// auditRequest is everything about one request, raw and merged.
+func (r *Reader) auditRequest(ctx context.Context, q *report.AuditQuery) (report.Audit, error) {
+	all, err := recordsOf(ctx, r.db, ofRequest, strings.ToLower(q.RequestID))
+	if err != nil {
+		return report.Audit{}, err
+	}
+	if len(all) == 0 {
+		return report.Audit{}, fmt.Errorf("read request: %w", report.ErrNotFound)
+	}
+	merged := report.Merge(all)
+	all = slices.DeleteFunc(all, func(rec record.Record) bool { return !q.Wants(rec.Type) })
+	newestFirst(all)
+	return report.Audit{Audit: all, Request: &merged}, nil
+}
+
+// newestFirst orders records as they happened, the calls at their admission.
+func newestFirst(all []record.Record) {
+	at := func(r *record.Record) time.Time {
+		if r.Type == record.Intent || r.Type == record.Settle {
+			return admission(r)
+		}
+		return r.Time
+	}
+	slices.SortFunc(all, func(a, b record.Record) int {
+		return cmp.Or(at(&b).Compare(at(&a)), cmp.Compare(b.RequestID, a.RequestID), b.Time.Compare(a.Time), cmp.Compare(a.Writer, b.Writer), cmp.Compare(b.Seq, a.Seq))
+	})
+}
+
+// conditions are those of q in SQL, for records of these types. The time of a
+// call is in its id.
+func conditions(q *report.AuditQuery, types []record.Type) (where string, args []any) {
+	and := func(condition string, values ...any) {
+		where += " AND " + condition
+		args = append(args, values...)
+	}
+	var names []any
+	for _, t := range types {
+		names = append(names, t.String())
+	}
+	and("type IN (?"+strings.Repeat(", ?", len(names)-1)+")", names...)
+	if q.Key != "" {
+		and("(key_id = ? OR key_name = ?)", q.Key, q.Key)
+	}
+	if q.Team != "" {
+		and("instr('/' || coalesce(team_path, team) || '/', ?) > 0", "/"+q.Team+"/")
+	}
+	column, bound := "time", func(t time.Time) string { return t.UTC().Format(record.TimeLayout) }
+	if slices.Contains(types, record.Intent) || slices.Contains(types, record.Settle) {
+		column, bound = "request_id", func(t time.Time) string {
+			ms := max(0, t.UnixMilli())
+			return fmt.Sprintf("%08x-%04x", ms>>16, ms&0xffff)
+		}
+	}
+	if !q.From.IsZero() {
+		and(column+" >= ?", bound(q.From))
+	}
+	if !q.To.IsZero() {
+		and(column+" < ?", bound(q.To))
+	}
+	return where, args
 }
 
 // Usage implements report.Source. Without a bound it covers all there is.
 func (r *Reader) Usage(ctx context.Context, q report.UsageQuery) (report.Usage, error) {
 	u := report.Usage{By: q.By, Rows: []report.UsageRow{}}
-	from, to, err := r.quarters(ctx, q)
+	tx, err := r.db.BeginTx(ctx, nil) // what is folded, and the sums, at one moment
 	if err != nil {
+		return u, fmt.Errorf("read usage: %w", err)
+	}
+	defer tx.Rollback() //nolint:errcheck // it only reads
+	have, some, err := extentOf(ctx, tx)
+	if err != nil || !some {
+		u.From, u.To = q.From, q.To
 		return u, err
 	}
-	if from == to {
-		u.From, u.To = q.From, q.To
-		return u, nil
+	from, to := have.oldest, have.newest+1
+	if !q.From.IsZero() {
+		from = quarterOf(q.From)
+	}
+	if !q.To.IsZero() {
+		to = max(from, quarterOf(q.To.Add(quarter-time.Millisecond)))
 	}
 	u.From, u.To = startOf(from), startOf(to)
-
-	table := "usage"
-	var by []string
-	for _, d := range q.By {
-		switch d {
-		case report.Day:
-			by = append(by, "coalesce(date(quarter * 900, 'unixepoch'), '')")
-			continue
-		case report.User:
-			table = "usage_by_user"
-		case report.Team, report.Key, report.Purpose, report.Model, report.Provider, report.Class, report.CostCenter:
-		default:
-			return u, fmt.Errorf("read usage: unknown dimension %q", d)
-		}
-		by = append(by, string(d))
+	query, args, err := usageQuery(q.By, from, to, have)
+	if err != nil || len(args) == 0 {
+		return u, err
 	}
-	what := append(slices.Clone(by), "sum(requests)", "sum(cost_nano)")
-	for _, bucket := range buckets() {
-		what = append(what, "sum("+bucket+")")
-	}
-	rest := "HAVING count(*) > 0"
-	if len(by) > 0 {
-		group := strings.Join(by, ", ")
-		rest = "GROUP BY " + group + " ORDER BY " + group
-	}
-	query := fmt.Sprintf("SELECT %s FROM %s WHERE quarter >= ? AND quarter < ? %s", strings.Join(what, ", "), table, rest) //nolint:gosec // our own names only
-	rows, err := r.db.QueryContext(ctx, query, from, to)
+	rows, err := tx.QueryContext(ctx, query, args...)
 	if err != nil {
 		return u, fmt.Errorf("read usage: %w", err)
 	}
 	defer rows.Close() //nolint:errcheck // Err tells
 	for rows.Next() {
-		row := report.UsageRow{Values: make([]string, len(by))}
+		row := report.UsageRow{Values: make([]string, len(q.By))}
 		var cost *int64
 		var into []any
 		for i := range row.Values {
 			into = append(into, &row.Values[i])
 		}
-		into = append(into, &row.Requests, &cost)
+		into = append(into, &row.Requests, &row.Unpriced, &row.Estimated, &cost, &row.EstimatedCost)
 		for _, n := range record.Buckets(&row.Tokens) {
 			into = append(into, n)
 		}
@@ -230,6 +317,13 @@ func (r *Reader) Usage(ctx context.Context, q report.UsageQuery) (report.Usage, 
 		if cost != nil {
 			row.Cost, row.HasCost = money.NanoUSD(*cost), true
 		}
+		if byDay := slices.Index(q.By, report.Day); byDay >= 0 {
+			day, err := strconv.ParseInt(row.Values[byDay], 10, 64)
+			if err != nil {
+				return u, fmt.Errorf("read usage: %w", err)
+			}
+			row.Values[byDay] = startOf(day * dayQuarters).Format(time.DateOnly)
+		}
 		u.Rows = append(u.Rows, row)
 	}
 	if err := rows.Err(); err != nil {
@@ -238,24 +332,52 @@ func (r *Reader) Usage(ctx context.Context, q report.UsageQuery) (report.Usage, 
 	return u, nil
 }
 
-// quarters are the query's bounds, widened, the missing ones taken from what
-// is there; equal = nothing is there.
-func (r *Reader) quarters(ctx context.Context, q report.UsageQuery) (from, to int64, err error) {
-	var oldest, newest *int64
-	if err := r.db.QueryRowContext(ctx, "SELECT (SELECT min(quarter) FROM usage), (SELECT max(quarter) FROM usage)").Scan(&oldest, &newest); err != nil {
-		return 0, 0, fmt.Errorf("read usage: %w", err)
-	}
-	if oldest == nil {
-		return 0, 0, nil
-	}
-	from, to = *oldest, *newest+1
-	if !q.From.IsZero() {
-		from = quarterOf(q.From)
-	}
-	if !q.To.IsZero() {
-		to = quarterOf(q.To.Add(quarter - time.Millisecond))
-	}
-	return from, max(from, to), nil
-}
+// farBack is more quarters, of whole days, than there are before 1970: SQLite's
+// division is towards zero.
+const farBack = dayQuarters * 366 * 2000
 
-func startOf(q int64) time.Time { return time.UnixMilli(q * quarter.Milliseconds()).UTC() }
+// usageQuery asks for the sums of [from, to), split by dimensions; without
+// arguments there is nothing to ask.
+func usageQuery(dimensions []report.Dimension, from, to int64, have extent) (query string, args []any, err error) {
+	var byDay, byUser, bySplit bool
+	var by []string
+	for _, d := range dimensions {
+		switch d {
+		case report.Day:
+			byDay = true
+			by = append(by, fmt.Sprintf("(u.quarter + %[1]d) / %[2]d - %[1]d / %[2]d", farBack, dayQuarters))
+		case report.User:
+			byUser = true
+			by = append(by, "n.user")
+		case report.Team, report.Key, report.Purpose, report.Model, report.Provider, report.Class, report.CostCenter:
+			bySplit = true
+			by = append(by, "s."+string(d))
+		default:
+			return "", nil, fmt.Errorf("read usage: unknown dimension %q", d)
+		}
+	}
+	of := levels(byDay, byUser, bySplit)
+	for _, s := range have.spans(from, to, of) {
+		args = append(args, int64(s.level), s.first, s.end)
+	}
+	if len(args) == 0 {
+		return "", nil, nil
+	}
+	what := slices.Clone(by)
+	for _, name := range addends() {
+		what = append(what, "sum(u."+name+")")
+	}
+	query = "WITH span (level, first, until) AS (VALUES (?, ?, ?)" + strings.Repeat(", (?, ?, ?)", len(args)/3-1) + ") SELECT " + strings.Join(what, ", ") +
+		" FROM span CROSS JOIN usage AS u ON u.level = span.level AND u.quarter >= span.first AND u.quarter < span.until"
+	if bySplit {
+		query += " CROSS JOIN splits AS s ON s.id = u.split"
+	}
+	if byUser {
+		query += " CROSS JOIN users AS n ON n.id = u.user"
+	}
+	if len(by) == 0 {
+		return query + " HAVING count(*) > 0", args, nil
+	}
+	group := strings.Join(by, ", ")
+	return query + " GROUP BY " + group + " ORDER BY " + group, args, nil
+}

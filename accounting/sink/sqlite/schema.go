@@ -5,100 +5,88 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
-	"airgate/accounting/money"
 	"airgate/accounting/record"
 	"airgate/accounting/usage"
 )
 
 // schemaVersion is PRAGMA user_version.
-const schemaVersion = 1
+const schemaVersion = 2
 
-// column is the name of a field's column. Money is kept as an integer of
-// nano-USD; beside it a generated column, which takes no room, shows USD.
-func column(f *record.Field) string {
-	if f.Kind == record.Money {
-		return strings.TrimSuffix(f.Name, "_usd") + "_nano"
-	}
-	return f.Name
-}
+// stored are the fields that have a column of their own, in the order of the
+// book: what is looked up. The others are read out of the record's JSON.
+var stored = [...]string{"type", "seq", "writer", "time", "request_id"} //nolint:gochecknoglobals // an immutable table
 
-// columns of table records that hold fields, in the order of the book, quoted.
-func columns() []string {
-	var all []string
-	for f := range record.Fields() {
-		all = append(all, `"`+column(f)+`"`)
-	}
-	return all
-}
+// splitColumns are what usage is summed by beside the user, in the order of type
+// split's values.
+var splitColumns = [...]string{"team", "key", "purpose", "model", "provider", "class", "cost_center"} //nolint:gochecknoglobals // an immutable table
 
-// split is what usage is summed by. The account of users is a table of its
-// own: with every user a row, the other questions would read far more rows.
-var split = [...]string{"team", "key", "purpose", "model", "provider", "class", "cost_center"} //nolint:gochecknoglobals // an immutable table
-
-// tables with sums. :: name → columns that it splits by, beside the quarter
-func sums() map[string][]string {
-	return map[string][]string{
-		"usage":         split[:],
-		"usage_by_user": append(split[:len(split):len(split)], "user"),
-	}
-}
-
-// buckets are the columns of the token sums.
-func buckets() []string {
-	var all []string
+// addends are the columns that are summed: those of a total, then the tokens.
+func addends() []string {
+	all := []string{"requests", "unpriced", "estimated", "cost_nano", "estimated_nano"}
 	for name := range record.Buckets(new(usage.Tokens)) {
 		all = append(all, name)
 	}
 	return all
 }
 
-func schema() string {
-	var b strings.Builder
-	b.WriteString("CREATE TABLE records (\n")
+// fields are the columns of view records.
+func fields() string {
+	var all []string
 	for f := range record.Fields() {
-		kind := "TEXT"
-		switch f.Kind {
-		case record.Integer, record.Flag, record.Money:
-			kind = "INTEGER"
-		case record.Text, record.Structured:
+		arrow := "->>"
+		if f.Kind == record.Structured {
+			arrow = "->"
 		}
-		if f.Name == "type" || f.Name == "seq" || f.Name == "writer" {
-			kind += " NOT NULL"
-		}
-		fmt.Fprintf(&b, "\t%q %s,\n", column(f), kind)
-		if f.Kind == record.Money {
-			fmt.Fprintf(&b, "\t%q TEXT GENERATED ALWAYS AS (%s) VIRTUAL,\n", f.Name, dollars(column(f)))
+		if slices.Contains(stored[:], f.Name) {
+			all = append(all, f.Name)
+		} else {
+			all = append(all, fmt.Sprintf("record %s '$.%s' AS %q", arrow, f.Name, f.Name))
 		}
 	}
-	b.WriteString(`	PRIMARY KEY (writer, seq)
-) STRICT;
-CREATE INDEX records_request ON records (request_id) WHERE request_id IS NOT NULL;
-CREATE INDEX records_denied ON records (time) WHERE type = 'deny';
-CREATE INDEX records_audit ON records (time) WHERE type IN ('admin', 'start', 'adjust');
-CREATE TABLE heads (writer TEXT NOT NULL PRIMARY KEY, seq INTEGER NOT NULL, hash TEXT NOT NULL) STRICT, WITHOUT ROWID;
-`)
-	for name, by := range sums() {
-		fmt.Fprintf(&b, "CREATE TABLE %s (quarter INTEGER NOT NULL", name)
-		for _, d := range by {
-			fmt.Fprintf(&b, ", %s TEXT NOT NULL", d)
-		}
-		b.WriteString(", requests INTEGER NOT NULL, cost_nano INTEGER")
-		for _, bucket := range buckets() {
-			fmt.Fprintf(&b, ", %s INTEGER NOT NULL", bucket)
-		}
-		fmt.Fprintf(&b, ", PRIMARY KEY (quarter, %s)) STRICT, WITHOUT ROWID;\n", strings.Join(by, ", "))
-	}
-	fmt.Fprintf(&b, "PRAGMA user_version = %d;\n", schemaVersion)
-	return b.String()
+	return strings.Join(append(all, "record"), ", ")
 }
 
-// dollars is SQL for nano-USD as the shortest decimal, exact over the whole
-// range.
-func dollars(nano string) string {
-	unit := int64(money.USD)
-	return fmt.Sprintf("CASE WHEN %[1]s IS NOT NULL THEN iif(%[1]s < 0, '-', '') || rtrim(rtrim(printf('%%d.%%09d', abs(%[1]s / %[2]d), abs(%[1]s %% %[2]d)), '0'), '.') END", nano, unit)
+func schema() string {
+	var b strings.Builder
+	for _, table := range []struct{ name, must, more string }{
+		{"book", " NOT NULL", ""},
+		{"parked", "", "\treason TEXT NOT NULL,\n"}, // it takes what book refuses
+	} {
+		fmt.Fprintf(&b, `CREATE TABLE %[1]s (
+	type TEXT%[2]s,
+	seq INTEGER NOT NULL,
+	writer TEXT NOT NULL,
+	time TEXT,
+	request_id TEXT,
+	record TEXT NOT NULL,
+%[3]s	PRIMARY KEY (writer, seq)
+) STRICT;
+CREATE INDEX %[1]s_request ON %[1]s (request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX %[1]s_denied ON %[1]s (time) WHERE type = 'deny';
+CREATE INDEX %[1]s_audit ON %[1]s (time) WHERE type IN ('admin', 'start', 'adjust');
+`, table.name, table.must, table.more)
+	}
+	columns := fields()
+	fmt.Fprintf(&b, "CREATE VIEW records AS SELECT %[1]s FROM book UNION ALL SELECT %[1]s FROM parked;\n", columns)
+	b.WriteString(`CREATE TABLE heads (writer TEXT NOT NULL PRIMARY KEY, seq INTEGER NOT NULL, hash TEXT NOT NULL) STRICT, WITHOUT ROWID;
+`)
+	names := strings.Join(splitColumns[:], ", ")
+	fmt.Fprintf(&b, "CREATE TABLE splits (id INTEGER PRIMARY KEY, %s TEXT NOT NULL, UNIQUE (%s)) STRICT;\n", strings.ReplaceAll(names, ",", " TEXT NOT NULL,"), names)
+	b.WriteString("CREATE TABLE users (id INTEGER PRIMARY KEY, user TEXT NOT NULL UNIQUE) STRICT;\n")
+	b.WriteString("CREATE TABLE usage (level INTEGER NOT NULL, quarter INTEGER NOT NULL, split INTEGER NOT NULL, user INTEGER NOT NULL")
+	for _, name := range addends() {
+		fmt.Fprintf(&b, ", %s INTEGER", name)
+		if name != "cost_nano" { // NULL = none is known
+			b.WriteString(" NOT NULL")
+		}
+	}
+	b.WriteString(", PRIMARY KEY (level, quarter, split, user)) STRICT, WITHOUT ROWID;\n")
+	b.WriteString("CREATE TABLE folded (id INTEGER PRIMARY KEY CHECK (id = 0), quarter INTEGER NOT NULL) STRICT;\n")
+	fmt.Fprintf(&b, "PRAGMA user_version = %d;\n", schemaVersion)
+	return b.String()
 }
 
 // prepare makes the schema, or checks that it is the one we know.
@@ -121,10 +109,7 @@ func prepare(ctx context.Context, db *sql.DB) error {
 }
 
 // versionOf is the schema's version; 0 = there is none.
-func versionOf(ctx context.Context, q interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-},
-) (int, error) {
+func versionOf(ctx context.Context, q querier) (int, error) {
 	var have, tables int
 	err := q.QueryRowContext(ctx, "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)").Scan(&have, &tables)
 	switch {
@@ -134,6 +119,8 @@ func versionOf(ctx context.Context, q interface {
 		return 0, fmt.Errorf("the schema has version %d, this airgate knows %d: run the newer airgate that wrote it, or choose another file", have, schemaVersion)
 	case have == 0 && tables > 0:
 		return 0, errors.New("the file is another program's database: choose another one")
+	case have > 0 && have < schemaVersion:
+		return 0, fmt.Errorf("the schema has version %d, this airgate makes %d: move the file aside; a new one is filled from the journal", have, schemaVersion)
 	}
 	return have, nil
 }

@@ -5,9 +5,10 @@
 // transaction, durable when Write returns (WAL, synchronous=FULL). There is one
 // connection that writes; readers have their own, which cannot.
 //
-// Table records has section 8's fields as columns, table heads the last record
-// of each writer. Tables usage and usage_by_user are sums for each quarter of an
-// hour; they can be made again from records.
+// Table book has each record as the JSON that the journal chained; table parked
+// those that it refused for good, with the reason. View records shows both, with
+// section 8's fields as columns; table heads is the last record of each writer.
+// The sums are described in sums.go.
 package sqlite
 
 import (
@@ -18,16 +19,17 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
-	"time"
+	"sync/atomic"
 
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
+	"airgate/accounting/failpoint"
 	"airgate/accounting/record"
 	"airgate/accounting/report"
 	"airgate/accounting/sink"
-	"airgate/accounting/usage"
 )
 
 // Sink is an open database that is written. It implements sink.Sink and, by
@@ -35,7 +37,15 @@ import (
 type Sink struct {
 	*Reader
 
-	db *sql.DB
+	db      *sql.DB
+	stored  []*record.Field
+	insert  bulk                  // into book
+	upsert  bulk                  // into usage
+	folding [levelCount]*sql.Stmt // from days on
+	splits  *ids[split]
+	users   *ids[user]
+	folded  int64 // as table folded has it
+	parked  atomic.Int64
 }
 
 var (
@@ -62,14 +72,50 @@ func Open(ctx context.Context, path string) (_ *Sink, err error) {
 		return nil, err
 	}
 	db.SetMaxOpenConns(1)
-	if err := prepare(ctx, db); err != nil {
+	s := &Sink{db: db}
+	if err := s.open(ctx, path); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	reader, err := OpenReadOnly(ctx, path)
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
+	return s, nil
+}
+
+func (s *Sink) open(ctx context.Context, path string) error {
+	if err := prepare(ctx, s.db); err != nil {
+		return err
 	}
-	return &Sink{Reader: reader, db: db}, nil
+	var parked int64
+	if err := s.db.QueryRowContext(ctx, "SELECT count(*) FROM parked").Scan(&parked); err != nil {
+		return fmt.Errorf("count parked records: %w", err)
+	}
+	s.parked.Store(parked)
+	for f := range record.Fields() {
+		if slices.Contains(stored[:], f.Name) {
+			s.stored = append(s.stored, f)
+		}
+	}
+	var err error
+	if s.insert, err = newBulk(ctx, s.db, "book", append(stored[:len(stored):len(stored)], "record"), ""); err != nil {
+		return err
+	}
+	if s.upsert, err = newBulk(ctx, s.db, "usage", append([]string{"level", "quarter", "split", "user"}, addends()...), addition()); err != nil {
+		return err
+	}
+	for l := days; l < levelCount; l++ {
+		if s.folding[l], err = s.db.PrepareContext(ctx, folding(l)); err != nil {
+			return err
+		}
+	}
+	if s.folded, err = foldedOf(ctx, s.db); err != nil {
+		return err
+	}
+	if s.splits, err = newIDs[split](ctx, s.db, "splits", splitColumns[:]); err != nil {
+		return err
+	}
+	if s.users, err = newIDs[user](ctx, s.db, "users", []string{"user"}); err != nil {
+		return err
+	}
+	s.Reader, err = OpenReadOnly(ctx, path)
+	return err
 }
 
 // connect opens a pool for the file. Other processes' locks are waited for,
@@ -96,20 +142,15 @@ func (s *Sink) write(ctx context.Context, batch []record.Record) error {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after Commit it does nothing
+	s.splits.forget()
+	s.users.forget()
+	failpoint.Hit("sink.begin")
 	head, err := headOf(ctx, tx, batch[0].Writer)
 	if err != nil {
 		return err
 	}
 	before := head.Seq
-	names := columns()
-	insert, err := tx.PrepareContext(ctx, insertInto("records", names))
-	if err != nil {
-		return err
-	}
-	defer insert.Close() //nolint:errcheck // its transaction ends with it
-	values := make([]any, len(names))
-	var encoded []byte
-	added := newTotals()
+	w := &writing{s: s, tx: tx, added: totals{}}
 	for i := range batch {
 		r := &batch[i]
 		if r.Writer != head.Writer {
@@ -121,44 +162,157 @@ func (s *Sink) write(ctx context.Context, batch []record.Record) error {
 		if head.Seq > 0 && (r.Seq != head.Seq+1 || r.Prev != head.Hash) {
 			return fmt.Errorf("record %d of %s behind record %d: %w", r.Seq, r.Writer, head.Seq, sink.ErrGap)
 		}
-		n := 0
-		for f := range record.Fields() {
-			values[n] = f.Value(r)
-			n++
-		}
-		if _, err := insert.ExecContext(ctx, values...); err != nil {
+		w.encoded = record.AppendJSON(w.encoded[:0], r)
+		head.Seq, head.Hash = r.Seq, record.Sum(w.encoded)
+		if err := w.add(ctx, r); err != nil {
 			return err
 		}
-		if err := added.add(ctx, tx, r); err != nil {
-			return err
-		}
-		encoded = record.AppendJSON(encoded[:0], r)
-		head.Seq, head.Hash = r.Seq, record.Sum(encoded)
 	}
 	if head.Seq == before {
 		return nil
 	}
-	if err := added.store(ctx, tx); err != nil {
+	if err := w.flush(ctx); err != nil {
+		return err
+	}
+	folded, err := s.store(ctx, tx, w.added)
+	if err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, "INSERT INTO heads (writer, seq, hash) VALUES (?, ?, ?) ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
 		head.Writer, int64(head.Seq), head.Hash.String()); err != nil {
 		return err
 	}
-	return tx.Commit()
+	failpoint.Hit("sink.commit")
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	failpoint.Hit("sink.committed")
+	s.folded = folded
+	s.splits.keep()
+	s.users.keep()
+	s.parked.Add(w.parked)
+	return nil
 }
 
-// insertInto is SQL of our own names only; the values are parameters.
-func insertInto(table string, names []string) string {
-	return "INSERT INTO " + table + " (" + strings.Join(names, ", ") + ") VALUES (?" + strings.Repeat(", ?", len(names)-1) + ")"
+// writing is one transaction of Write.
+type writing struct {
+	s       *Sink
+	tx      *sql.Tx
+	encoded []byte // the record that add is called with
+	rows    []any  // of records, not inserted yet
+	parked  int64
+	added   totals
 }
+
+// add stores one record, and counts what it adds to the sums.
+func (w *writing) add(ctx context.Context, r *record.Record) error {
+	for _, f := range w.s.stored {
+		w.rows = append(w.rows, f.Value(r))
+	}
+	w.rows = append(w.rows, string(w.encoded))
+	if len(w.rows) == w.s.insert.width*bulkRows {
+		if err := w.flush(ctx); err != nil {
+			return err
+		}
+	}
+	return w.added.add(r, func() ([]record.Record, error) {
+		if err := w.flush(ctx); err != nil {
+			return nil, err
+		}
+		return callsOf(ctx, w.tx, r.RequestID)
+	})
+}
+
+// flush inserts the rows that are left. A row that is refused for good is
+// parked.
+func (w *writing) flush(ctx context.Context) error {
+	rows, width := w.rows, w.s.insert.width
+	w.rows = w.rows[:0]
+	if len(rows) == width*bulkRows {
+		if err := w.s.insert.exec(ctx, w.tx, rows); !permanent(err) {
+			return err
+		}
+	}
+	// A statement that is refused leaves nothing behind, so each row alone
+	// shows which one it was.
+	for ; len(rows) > 0; rows = rows[width:] {
+		switch err := w.s.insert.exec(ctx, w.tx, rows[:width]); {
+		case permanent(err):
+			if err := w.park(ctx, rows[:width], err); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *writing) park(ctx context.Context, row []any, reason error) error {
+	w.parked++
+	_, err := w.tx.ExecContext(ctx, "INSERT INTO parked (type, seq, writer, time, request_id, record, reason) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		append(slices.Clip(row), reason.Error())...)
+	if err != nil {
+		return fmt.Errorf("park record %v: %w", row[1], err)
+	}
+	return nil
+}
+
+// permanent reports whether the table will always refuse the row. Whatever else
+// fails, such as a full disk or a lock, may end; a record that the journal takes
+// is never too big for SQLite.
+func permanent(err error) bool {
+	refused, ok := errors.AsType[*sqlite.Error](err)
+	return ok && refused.Code()&0xff == sqlite3.SQLITE_CONSTRAINT
+}
+
+// Parked implements sink.Sink.
+func (s *Sink) Parked() int64 { return s.parked.Load() }
 
 // Close releases the file.
 func (s *Sink) Close() error { return errors.Join(s.Reader.Close(), s.db.Close()) }
 
+// bulkRows is how many rows one statement inserts: most of what a statement
+// costs beyond its rows is shared.
+const bulkRows = 16
+
+// bulk inserts rows into one table.
+type bulk struct {
+	one, many *sql.Stmt // a row; bulkRows of them
+	width     int       // values of a row
+}
+
+// newBulk prepares the statements on the one connection there is. The SQL is of
+// our own names only; the values are parameters.
+func newBulk(ctx context.Context, db *sql.DB, table string, columns []string, end string) (b bulk, err error) {
+	row := "(?" + strings.Repeat(", ?", len(columns)-1) + ")"
+	insert := "INSERT INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES "
+	b.width = len(columns)
+	if b.one, err = db.PrepareContext(ctx, insert+row+end); err == nil {
+		b.many, err = db.PrepareContext(ctx, insert+row+strings.Repeat(", "+row, bulkRows-1)+end)
+	}
+	return b, err
+}
+
+// exec inserts rows, whose values stand one behind the other.
+func (b *bulk) exec(ctx context.Context, tx *sql.Tx, rows []any) error {
+	for len(rows) > 0 {
+		stmt, n := b.one, b.width
+		if len(rows) >= bulkRows*b.width {
+			stmt, n = b.many, bulkRows*b.width
+		}
+		if _, err := tx.StmtContext(ctx, stmt).ExecContext(ctx, rows[:n]...); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
 // querier is a transaction, or a pool.
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
 // headOf returns a Head that always names the writer.
@@ -189,157 +343,6 @@ func headsOf(ctx context.Context, q querier, where string, args ...any) ([]recor
 		all = append(all, h)
 	}
 	return all, rows.Err()
-}
-
-// totals gathers what a batch adds to the sums.
-type totals map[string]map[string]*total // :: table → key → sum
-
-type total struct {
-	key      []any // quarter, then the values of the table's columns
-	requests int64
-	cost     any // nil = none is known
-	tokens   usage.Tokens
-}
-
-func newTotals() totals {
-	t := totals{}
-	for name := range sums() {
-		t[name] = map[string]*total{}
-	}
-	return t
-}
-
-// add counts a settlement, or an adjustment, on the day of its admission.
-func (t totals) add(ctx context.Context, tx *sql.Tx, r *record.Record) error {
-	if r.Type != record.Settle && r.Type != record.Adjust {
-		return nil
-	}
-	of := r
-	if r.RequestID != "" && (r.Type == record.Adjust || r.Team == "") {
-		// It says less than the records before it: a settlement made for a
-		// writer that was killed has no more than the request's id.
-		known, err := recordsOf(ctx, tx, "WHERE request_id = ?", r.RequestID)
-		if err != nil {
-			return err
-		}
-		merged := report.Merge(known)
-		of = &merged.Record
-	}
-	quarter := quarterOf(admission(of))
-	for table, by := range sums() {
-		key := []any{quarter}
-		text := strconv.AppendInt(nil, quarter, 10)
-		for _, d := range by {
-			v := valueOf(of, d)
-			key = append(key, v)
-			text = append(append(text, 0), v...)
-		}
-		sum := t[table][string(text)]
-		if sum == nil {
-			sum = &total{key: key}
-			t[table][string(text)] = sum
-		}
-		if r.Type == record.Settle {
-			sum.requests++
-		}
-		if r.HasCost {
-			known, _ := sum.cost.(int64)
-			sum.cost = bounded(known + bounded(int64(r.Cost)))
-		}
-		sum.tokens.Add(&r.Tokens)
-	}
-	return nil
-}
-
-// valueOf is the record's value of a column of the sums.
-func valueOf(r *record.Record, dimension string) string {
-	switch report.Dimension(dimension) {
-	case report.Team:
-		return r.Team
-	case report.Key:
-		if r.KeyName != "" {
-			return r.KeyName
-		}
-		return r.KeyID
-	case report.Purpose:
-		return r.Purpose
-	case report.Model:
-		return r.Model
-	case report.Provider:
-		return r.Provider
-	case report.User:
-		return r.User
-	case report.Class:
-		return r.Class
-	case report.CostCenter:
-		return r.CostCenter
-	case report.Day:
-	}
-	panic("sqlite: sums are not split by " + dimension)
-}
-
-// mostOfASum is where a sum stops: 72 million USD, or 72,000 trillion tokens, of
-// one quarter of an hour. SQLite turns an integer that overflows into a real,
-// which the table refuses: one absurd record would stop the shipping of all.
-const mostOfASum = 1 << 56
-
-func bounded(n int64) int64 { return max(-mostOfASum, min(n, mostOfASum)) }
-
-// store adds the totals to their tables.
-func (t totals) store(ctx context.Context, tx *sql.Tx) error {
-	for table, by := range sums() {
-		names := append([]string{"quarter"}, by...)
-		key := strings.Join(names, ", ")
-		plus := func(column string) string {
-			return fmt.Sprintf("max(-%d, min(%d, %s + excluded.%s))", mostOfASum, mostOfASum, column, column)
-		}
-		set := []string{"requests = requests + excluded.requests", "cost_nano = coalesce(" + plus("cost_nano") + ", cost_nano, excluded.cost_nano)"}
-		for _, bucket := range buckets() {
-			set = append(set, bucket+" = "+plus(bucket))
-		}
-		names = append(names, "requests", "cost_nano")
-		names = append(names, buckets()...)
-		upsert, err := tx.PrepareContext(ctx, insertInto(table, names)+" ON CONFLICT ("+key+") DO UPDATE SET "+strings.Join(set, ", "))
-		if err != nil {
-			return err
-		}
-		for _, sum := range t[table] {
-			args := append(sum.key, sum.requests, sum.cost) //nolint:gocritic // the key is not used again
-			for _, n := range record.Buckets(&sum.tokens) {
-				args = append(args, bounded(int64(*n)))
-			}
-			if _, err := upsert.ExecContext(ctx, args...); err != nil {
-				return errors.Join(fmt.Errorf("add to %s: %w", table, err), upsert.Close())
-			}
-		}
-		if err := upsert.Close(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-const quarter = 15 * time.Minute
-
-// quarterOf is the quarter of an hour since 1970 that t is in.
-func quarterOf(t time.Time) int64 {
-	ms, unit := t.UnixMilli(), quarter.Milliseconds()
-	q := ms / unit
-	if ms%unit < 0 {
-		q--
-	}
-	return q
-}
-
-// admission is when the request was let in: its id is a UUIDv7, which begins
-// with the milliseconds since 1970 (RFC 9562, 5.7).
-func admission(r *record.Record) time.Time {
-	if id := r.RequestID; len(id) == 36 && id[14] == '7' {
-		if ms, err := strconv.ParseInt(id[:8]+id[9:13], 16, 64); err == nil {
-			return time.UnixMilli(ms).UTC()
-		}
-	}
-	return r.Time
 }
 
 // Reader reads a database. Its methods are safe for concurrent use, beside a

@@ -1,17 +1,18 @@
 package sqlite_test
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,13 +29,53 @@ import (
 	"airgate/accounting/usage"
 )
 
-// A test process that is a child writes until it is killed.
-const childEnv = "AIRGATE_TEST_SQLITE_CHILD"
+// kit is what the contract needs of this sink.
+func kit() sinktest.Kit {
+	exec := func(t *testing.T, s sinktest.Sink, query string) {
+		t.Helper()
+		if err := s.(*sqlite.Sink).Exec(t.Context(), query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return sinktest.Kit{
+		Open: func(ctx context.Context, place string) (sinktest.Sink, error) {
+			return sqlite.Open(ctx, filepath.Join(place, "us?age %41.db"))
+		},
+		Refuse: func(t *testing.T, s sinktest.Sink) {
+			exec(t, s, "CREATE TRIGGER refuse BEFORE INSERT ON book WHEN NEW.record ->> '$.detail' = '"+sinktest.Poison+"' BEGIN SELECT RAISE(ABORT, 'poison'); END")
+		},
+		Faults: map[string]func(*testing.T, sinktest.Sink) func(){
+			"full": func(t *testing.T, s sinktest.Sink) func() {
+				exec(t, s, "PRAGMA max_page_count = 40")
+				return func() { exec(t, s, "PRAGMA max_page_count = 4294967294") }
+			},
+			"busy": func(t *testing.T, s sinktest.Sink) func() {
+				exec(t, s, "PRAGMA busy_timeout = 10")
+				path, err := s.(*sqlite.Sink).Path(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				other, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = other.Close() })
+				other.SetMaxOpenConns(1)
+				if _, err := other.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
+					t.Fatal(err)
+				}
+				return func() {
+					if _, err := other.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+		},
+	}
+}
 
 func TestMain(m *testing.M) {
-	if path := os.Getenv(childEnv); path != "" {
-		child(path)
-	}
+	sinktest.Child(kit())
 	goleak.VerifyTestMain(m)
 }
 
@@ -55,11 +96,7 @@ func write(t testing.TB, s *sqlite.Sink, batch []record.Record) {
 	}
 }
 
-func TestContract(t *testing.T) {
-	sinktest.Run(t, func(t *testing.T, place string) sinktest.Sink {
-		return open(t, filepath.Join(place, "us?age %41.db"))
-	})
-}
+func TestContract(t *testing.T) { sinktest.Run(t, kit()) }
 
 func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
 	dir := t.TempDir()
@@ -257,7 +294,7 @@ func TestDenialsAndAuditAreNewestFirst(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Denials: %v", err)
 	}
-	audit, err := s.Audit(t.Context(), 100)
+	audit, err := s.Audit(t.Context(), report.AuditQuery{Limit: 100})
 	if err != nil {
 		t.Fatalf("Audit: %v", err)
 	}
@@ -283,10 +320,11 @@ func TestUsageIsTheSumOfTheRecords(t *testing.T) {
 	n := 0
 	rapid.Check(t, func(t *rapid.T) {
 		n++
-		shift := n * 1000 // every check has hours of its own
+		// Every check has weeks of its own; some of them are behind those before.
+		shift := n * 389 % 1009 * 100_000
 		var book []record.Record
 		for i := range rapid.IntRange(0, 30).Draw(t, "calls") {
-			rid := id(shift+rapid.IntRange(0, 90).Draw(t, "minute"), i)
+			rid := id(shift+rapid.OneOf(rapid.IntRange(0, 90), rapid.IntRange(0, 90_000)).Draw(t, "minute"), i)
 			settle := call(record.Settle, rid)
 			intent := call(record.Intent, rid)
 			team := rapid.SampledFrom([]string{"search", "ads", ""}).Draw(t, "team")
@@ -321,9 +359,11 @@ func TestUsageIsTheSumOfTheRecords(t *testing.T) {
 			i = end
 		}
 
-		by := rapid.SampledFrom([][]report.Dimension{{}, {report.Team}, {report.Team, report.User}, {report.Day}, {report.User, report.Day, report.Model}, report.Dimensions()}).Draw(t, "by")
+		by := rapid.SampledFrom([][]report.Dimension{{}, {report.Team}, {report.Day, report.Team}, {report.User}, {report.User, report.Day}, {report.Team, report.User}, {report.Day}, {report.User, report.Day, report.Model}, report.Dimensions()}).Draw(t, "by")
 		base := recordtest.Noon().Truncate(time.Hour).Add(time.Duration(shift) * time.Minute)
-		q := report.UsageQuery{By: by, From: base.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "from")) * time.Minute), To: base.Add(time.Duration(rapid.IntRange(50, 91).Draw(t, "to")) * time.Minute)}
+		at := rapid.OneOf(rapid.IntRange(0, 91), rapid.IntRange(0, 95_000))
+		from, to := at.Draw(t, "from"), at.Draw(t, "to")
+		q := report.UsageQuery{By: by, From: base.Add(time.Duration(min(from, to)) * time.Minute), To: base.Add(time.Duration(max(from, to)) * time.Minute)}
 		got, err := s.Usage(context.Background(), q)
 		if err != nil {
 			t.Fatalf("Usage(%v): %v", q, err)
@@ -336,6 +376,148 @@ func TestUsageIsTheSumOfTheRecords(t *testing.T) {
 			t.Fatalf("Usage(%v) differs (-want +got):\n%s", q, diff)
 		}
 	})
+}
+
+// Sums are a function of the records, however those came: late, parked, or of a
+// writer that was killed.
+func TestSumsAreMadeAgainFromTheRecords(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	kit().Refuse(t, s)
+	var book []record.Record
+	for i := range 300 {
+		minute := (i * 7919) % 5000 // of some days, and late ones
+		intent, settle := call(record.Intent, id(minute, i)), call(record.Settle, id(minute, i))
+		intent.User, settle.User = fmt.Sprint("u", i%7), fmt.Sprint("u", i%7)
+		if i%10 == 0 {
+			settle = record.Record{Type: record.Settle, RequestID: intent.RequestID, Cost: 5, HasCost: true, UsageSource: usage.None}
+		}
+		if i%20 == 1 {
+			settle.Detail = sinktest.Poison
+		}
+		book = append(book, intent, settle)
+		if i%3 == 0 {
+			book = append(book, record.Record{Type: record.Adjust, RequestID: intent.RequestID, Cost: -3, HasCost: true})
+		}
+	}
+	book = recordtest.Chain("a.1", book...)
+	for i := 0; i < len(book); i += 10 {
+		write(t, s, book[i:min(i+10, len(book))])
+	}
+	if err := s.CheckSums(t.Context()); err != nil {
+		t.Fatalf("CheckSums = %v, want nil", err)
+	}
+	for _, harm := range []string{
+		"UPDATE usage SET requests = requests + 1 WHERE level = 0 AND quarter = (SELECT min(quarter) FROM usage WHERE level = 0)",
+		"UPDATE usage SET cost_nano = NULL WHERE level = 2",
+		"DELETE FROM usage WHERE level = 4",
+		"UPDATE usage SET quarter = quarter + 96000 WHERE level = 5",
+		"INSERT INTO usage SELECT 0, 0, split, user, requests, unpriced, estimated, cost_nano, estimated_nano, input, cache_read, cache_write_5m, cache_write_1h, input_audio, input_image, output, reasoning, output_audio, output_image FROM usage LIMIT 1",
+	} {
+		if err := s.Exec(t.Context(), harm); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := errors.AsType[*sqlite.SumsError](s.CheckSums(t.Context())); !ok {
+			t.Errorf("CheckSums after %s finds nothing", harm)
+		}
+		if err := s.Rebuild(t.Context()); err != nil {
+			t.Fatalf("Rebuild: %v", err)
+		}
+		if err := s.CheckSums(t.Context()); err != nil {
+			t.Errorf("CheckSums after Rebuild = %v, want nil", err)
+		}
+	}
+}
+
+// What a failed batch looked up is not what the next one finds.
+func TestAFailedBatchLeavesNothingInTheSums(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	var book []record.Record
+	for i := range 1000 {
+		settle := call(record.Settle, id(i, i))
+		settle.User, settle.Model = fmt.Sprint("u", i), fmt.Sprint("m", i%100)
+		book = append(book, settle)
+	}
+	book = recordtest.Chain("a.1", book...)
+	write(t, s, book[:10])
+	if err := s.Exec(t.Context(), "CREATE TRIGGER late BEFORE INSERT ON heads BEGIN SELECT RAISE(ABORT, 'the last statement fails'); END"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write(t.Context(), book[10:]); err == nil {
+		t.Fatal("Write = nil, want the fault")
+	}
+	if err := s.Exec(t.Context(), "DROP TRIGGER late"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, book[10:20])
+	write(t, s, book[20:])
+	if err := s.CheckSums(t.Context()); err != nil {
+		t.Errorf("CheckSums = %v, want nil", err)
+	}
+}
+
+// The view has section 8's fields, as the API shows them.
+func TestRecordsHasTheFieldsAsColumns(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	kit().Refuse(t, s)
+	book := sinktest.Book("a.1", 7)
+	book[3].Detail = sinktest.Poison
+	book = recordtest.Chain("a.1", book...)
+	write(t, s, book)
+	path, err := s.Path(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for i := range book {
+		var object map[string]any
+		d := json.NewDecoder(bytes.NewReader(record.AppendObject(nil, &book[i])))
+		d.UseNumber()
+		if err := d.Decode(&object); err != nil {
+			t.Fatal(err)
+		}
+		for f := range record.Fields() {
+			var got *string
+			if err := db.QueryRowContext(t.Context(), fmt.Sprintf("SELECT %q FROM records WHERE writer = 'a.1' AND seq = ?", f.Name), i+1).Scan(&got); err != nil {
+				t.Fatalf("%s: %v", f.Name, err)
+			}
+			var want string
+			switch v := object[f.Name].(type) {
+			case nil:
+				want = "null"
+			case bool:
+				want = map[bool]string{true: "1", false: "null"}[v] // absent
+			case string:
+				want = v
+			case json.Number:
+				want = v.String()
+			default:
+				b, err := json.Marshal(v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want = string(b)
+			}
+			text := "null"
+			if got != nil {
+				text = *got
+			}
+			if f.Kind == record.Structured && got != nil {
+				var v any
+				if err := json.Unmarshal([]byte(text), &v); err != nil {
+					t.Errorf("%s of record %d = %s: %v", f.Name, i+1, text, err)
+				}
+				b, _ := json.Marshal(v)
+				text = string(b)
+			}
+			if text != want {
+				t.Errorf("%s of record %d = %s, want %s", f.Name, i+1, text, want)
+			}
+		}
+	}
 }
 
 type sums struct {
@@ -440,91 +622,36 @@ func TestReadersDoNotDisturbTheWriter(t *testing.T) {
 	}
 }
 
-// child writes batches of three and says how far it has come.
-func child(path string) {
-	ctx := context.Background()
-	s, err := sqlite.Open(ctx, path)
-	if err != nil {
-		panic(err)
-	}
-	head, err := s.Head(ctx, "a.1")
-	if err != nil {
-		panic(err)
-	}
-	book := sinktest.Book("a.1", int(head.Seq)+3000)
-	for i := int(head.Seq); i+3 <= len(book); i += 3 {
-		if err := s.Write(ctx, book[i:i+3]); err != nil {
-			panic(err)
-		}
-		fmt.Println(i + 3)
-	}
-	select {}
-}
-
-func TestAKilledWriterLosesNothingAndLeavesNoHalf(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "usage.db")
-	for round := range 5 {
-		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), childEnv+"="+path)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		acked := 0
-		lines := bufio.NewScanner(out)
-		for n := 0; n < 3+7*round && lines.Scan(); n++ {
-			acked, _ = strconv.Atoi(lines.Text())
-		}
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		for lines.Scan() {
-			acked, _ = strconv.Atoi(lines.Text())
-		}
-		_ = cmd.Wait() // killed
-		s, err := sqlite.Open(t.Context(), path)
-		if err != nil {
-			t.Fatalf("Open after kill -9: %v", err)
-		}
-		head, err := s.Head(t.Context(), "a.1")
-		if err != nil || head.Seq < uint64(acked) || head.Seq%3 != 0 {
-			t.Fatalf("after kill -9 the head is %d, %v; want at least %d and whole batches", head.Seq, err, acked)
-		}
-		want := sinktest.Book("a.1", int(head.Seq))
-		for r, err := range s.Records(t.Context(), "a.1", 0) {
-			if err != nil || r.Seq > head.Seq || string(record.AppendJSON(nil, &r)) != string(record.AppendJSON(nil, &want[r.Seq-1])) {
-				t.Fatalf("record %d differs: %v", r.Seq, err)
-			}
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
+// Batches as the shipper sends them: full ones where it has to catch up, and
+// those of 50 ms of a thousand calls a second.
 func BenchmarkWrite(b *testing.B) {
-	s := open(b, filepath.Join(b.TempDir(), "usage.db"))
-	var prev record.Hash
-	seq := uint64(0)
-	batch := make([]record.Record, 1024)
-	b.ReportAllocs()
-	for b.Loop() {
-		for i := range batch {
-			seq++
-			typ := record.Intent
-			if seq%2 == 0 {
-				typ = record.Settle
+	for _, size := range []int{1024, 100} {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			s := open(b, filepath.Join(b.TempDir(), "usage.db"))
+			traffic := newTraffic(20_000_000)
+			into := make([]record.Record, size)
+			var spent, cpu time.Duration
+			for b.Loop() {
+				batch := traffic.batch(into)
+				began, used := time.Now(), cpuTime()
+				if err := s.Write(b.Context(), batch); err != nil {
+					b.Fatal(err)
+				}
+				spent, cpu = spent+time.Since(began), cpu+cpuTime()-used
 			}
-			batch[i] = call(typ, id(0, int(seq/2)))
-			batch[i].Seq, batch[i].Writer, batch[i].Prev = seq, "a.1", prev
-			prev = record.Sum(record.AppendJSON(nil, &batch[i]))
-		}
-		if err := s.Write(b.Context(), batch); err != nil {
-			b.Fatal(err)
-		}
+			n := float64(b.N * size)
+			b.ReportMetric(n/spent.Seconds(), "rec/s")
+			b.ReportMetric(float64(spent.Nanoseconds())/n, "ns/rec")
+			b.ReportMetric(float64(cpu.Nanoseconds())/n, "cpu-ns/rec")
+		})
 	}
-	b.ReportMetric(float64(seq)/b.Elapsed().Seconds(), "rec/s")
+}
+
+// cpuTime is what this process used, the collector's threads included.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

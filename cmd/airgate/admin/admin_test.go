@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -246,6 +247,7 @@ func TestUsage(t *testing.T) {
 		"from": "2025-11-03T00:00:00.000Z", "to": "2026-11-04T13:00:00.000Z", "by": []any{"team", "model"},
 		"rows": []any{map[string]any{
 			"team": "search-ml", "model": "gpt-5.4-mini", "requests": 1., "cost_usd": "0.0012045",
+			"unpriced_requests": 0., "estimated_requests": 0., "estimated_usd": "0",
 			"tokens": map[string]any{"input": 1200., "cache_read": 300., "output": 210., "reasoning": 64.},
 		}},
 	}
@@ -253,15 +255,128 @@ func TestUsage(t *testing.T) {
 		t.Errorf("usage, want - got +:\n%s", d)
 	}
 	for query, part := range map[string]string{
-		"by=colour":                "unknown dimension",
-		"by=team,team":             "given twice",
-		"by=team&from=yesterday":   "from: want a date",
-		"by=team&to=2026-13-01":    "to: want a date",
-		"by=team&output=xml":       "output: unknown format",
-		"by=team&from=1&to=2":      "from: ",
-		"by=team&output=table,csv": "output: ",
+		"by=colour":                        "unknown dimension",
+		"by=team,team":                     "given twice",
+		"by=team&from=yesterday":           "from: want a date",
+		"by=team&to=2026-13-01":            "to: want a date",
+		"by=team&output=xml":               "output: unknown format",
+		"by=team&from=1&to=2":              "from: ",
+		"by=team&output=table,csv":         "output: ",
+		"from=2026-11-02&to=2026-11-02":    "to: want a time after from",
+		"zone=Mars":                        "zone: want an IANA time zone",
+		"period=fortnight":                 "period: \"fortnight\": want day, week, month",
+		"period=month&from=2026-11-01":     "period: it has its own bounds",
+		"last=true":                        "last: want a period",
+		"last=yes&period=day":              "last: want true or false",
+		"compare=true":                     "compare: want a period, or a from",
+		"compare=true&to=2026-11-01":       "compare: want a period, or a from",
+		"by=day&period=month&compare=true": "compare: a report by day cannot be compared",
 	} {
 		wantFault(t, ask(h, http.MethodGet, "/api/v1/usage?"+query), http.StatusBadRequest, "bad_request", part)
+	}
+}
+
+// A period is one of the zone's calendar; what it is compared with is the one
+// before, and of a running one as much of it as has passed.
+func TestPeriods(t *testing.T) {
+	now := time.Date(2026, 11, 3, 5, 30, 0, 0, time.UTC)
+	for query, want := range map[string]string{
+		"":                                    "- – -",
+		"from=2026-11-01":                     "2026-11-01T00:00:00Z – -",
+		"from=2026-11-01&zone=Asia/Tokyo":     "2026-10-31T15:00:00Z – -",
+		"period=month":                        "2026-11-01T00:00:00Z – 2026-11-03T05:30:00Z",
+		"period=month&compare=true":           "2026-11-01T00:00:00Z – 2026-11-03T05:30:00Z, before 2026-10-01T00:00:00Z – 2026-10-03T05:30:00Z",
+		"period=month&last=true&compare=true": "2026-10-01T00:00:00Z – 2026-11-01T00:00:00Z, before 2026-09-01T00:00:00Z – 2026-10-01T00:00:00Z",
+		"period=month&last=true&compare=true&zone=Asia/Kathmandu":        "2026-09-30T18:15:00Z – 2026-10-31T18:15:00Z, before 2026-08-31T18:15:00Z – 2026-09-30T18:15:00Z",
+		"period=week&compare=true":                                       "2026-11-02T00:00:00Z – 2026-11-03T05:30:00Z, before 2026-10-26T00:00:00Z – 2026-10-27T05:30:00Z",
+		"period=day&last=true&compare=true&zone=Europe/Berlin":           "2026-11-01T23:00:00Z – 2026-11-02T23:00:00Z, before 2026-10-31T23:00:00Z – 2026-11-01T23:00:00Z",
+		"period=year&last=true":                                          "2025-01-01T00:00:00Z – 2026-01-01T00:00:00Z",
+		"period=quarter&last=true&compare=true":                          "2026-07-01T00:00:00Z – 2026-10-01T00:00:00Z, before 2026-04-01T00:00:00Z – 2026-07-01T00:00:00Z",
+		"from=2026-03-01&to=2026-04-01&compare=true":                     "2026-03-01T00:00:00Z – 2026-04-01T00:00:00Z, before 2026-02-01T00:00:00Z – 2026-03-01T00:00:00Z",
+		"from=2026-01-01&to=2026-04-01&compare=true":                     "2026-01-01T00:00:00Z – 2026-04-01T00:00:00Z, before 2025-10-01T00:00:00Z – 2026-01-01T00:00:00Z",
+		"from=2026-10-24&to=2026-10-27&compare=true&zone=Europe/Berlin":  "2026-10-23T22:00:00Z – 2026-10-26T23:00:00Z, before 2026-10-20T22:00:00Z – 2026-10-23T22:00:00Z", // 73 hours, 72 before
+		"from=2026-11-01T12:00:00Z&to=2026-11-01T18:00:00Z&compare=true": "2026-11-01T12:00:00Z – 2026-11-01T18:00:00Z, before 2026-11-01T06:00:00Z – 2026-11-01T12:00:00Z",
+		"from=2026-11-02&compare=true":                                   "2026-11-02T00:00:00Z – 2026-11-03T05:30:00Z, before 2026-10-31T18:30:00Z – 2026-11-02T00:00:00Z",
+	} {
+		q, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := ParseUsage(q, now)
+		if err != nil {
+			t.Errorf("ParseUsage(%s): %v", query, err)
+			continue
+		}
+		text := func(at time.Time) string {
+			if at.IsZero() {
+				return "-"
+			}
+			return at.UTC().Format(time.RFC3339)
+		}
+		got := text(u.Span.From) + " – " + text(u.Span.To)
+		if u.Before != (Span{}) {
+			got += ", before " + text(u.Before.From) + " – " + text(u.Before.To)
+		}
+		if got != want {
+			t.Errorf("ParseUsage(%s) = %s, want %s", query, got, want)
+		}
+	}
+	// The last of March of a month that is shorter: no more than the whole.
+	q := url.Values{"period": {"month"}, "compare": {"true"}}
+	u, err := ParseUsage(q, time.Date(2026, 3, 31, 0, 0, 0, 0, time.UTC))
+	if want := (Span{time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)}); err != nil || !u.Before.From.Equal(want.From) || !u.Before.To.Equal(want.To) {
+		t.Errorf("before = %v, %v, want %v", u.Before, err, want)
+	}
+}
+
+func TestComparison(t *testing.T) {
+	h := New(whole(t)).Admin()
+	got := object(t, ask(h, http.MethodGet, "/api/v1/usage?by=team&from=2025-11-03&to=2025-11-04&compare=true"))
+	if d := cmp.Diff(map[string]any{"from": "2025-11-02T00:00:00.000Z", "to": "2025-11-03T00:00:00.000Z"}, got["before"]); d != "" {
+		t.Errorf("before, want - got +:\n%s", d)
+	}
+	row, _ := got["rows"].([]any)[0].(map[string]any)
+	if d := cmp.Diff(map[string]any{"requests": 0., "cost_usd": nil}, row["before"]); d != "" || row["change_usd"] != "0.0012045" || row["change_percent"] != nil {
+		t.Errorf("row = %v, want nothing before, and all of the cost as change", row)
+	}
+}
+
+func TestAuditFilters(t *testing.T) {
+	h := New(whole(t)).Admin()
+	for query, want := range map[string]string{
+		"":                                    "admin start",
+		"type=deny":                           "deny deny",
+		"type=intent,%20settle":               "settle intent",
+		"key=search-prod":                     "deny settle intent",
+		"key=k7Qm2xT9aB4c&type=intent":        "intent",
+		"key=other":                           "",
+		"team=search":                         "deny settle intent",
+		"team=search-ml":                      "settle intent",
+		"team=search-m":                       "",
+		"request=" + settled:                  "settle intent",
+		"request=" + settled + "&type=intent": "intent",
+		"type=intent,deny&limit=1":            "deny",
+		"type=start&from=2027-01-01":          "",
+		"type=admin&from=2026-11-03&to=2026-11-04":  "admin",
+		"type=settle&from=2025-11-03&to=2025-11-04": "settle", // at its admission
+		"type=settle&to=2025-11-03":                 "",
+	} {
+		var types []string
+		rows, _ := object(t, ask(h, http.MethodGet, "/api/v1/audit?"+query))["audit"].([]any)
+		for _, row := range rows {
+			types = append(types, row.(map[string]any)["type"].(string))
+		}
+		if got := strings.Join(types, " "); got != want {
+			t.Errorf("audit?%s = %q, want %q", query, got, want)
+		}
+	}
+	one := object(t, ask(h, http.MethodGet, "/api/v1/audit?request="+settled))
+	if merged, _ := one["request"].(map[string]any); merged["type"] != "settle" || merged["limits"] == nil || merged["cost_usd"] != "0.0012045" {
+		t.Errorf("request = %v, want the intent and the settlement merged", one["request"])
+	}
+	wantFault(t, ask(h, http.MethodGet, "/api/v1/audit?request=nonsense"), http.StatusNotFound, "not_found", "no such request")
+	for query, part := range map[string]string{"type=refund": "unknown record type", "from=soon": "from: want a date", "limit=0": "from 1 to 1000"} {
+		wantFault(t, ask(h, http.MethodGet, "/api/v1/audit?"+query), http.StatusBadRequest, "bad_request", part)
 	}
 }
 
@@ -368,9 +483,13 @@ func TestForecast(t *testing.T) {
 		"half of that": {5 * money.USD, 72 * time.Hour, 50 * money.USD, 0},
 		"too fast":     {40 * money.USD, 72 * time.Hour, 400 * money.USD, 180 * time.Hour},
 		"nothing":      {0, 72 * time.Hour, 0, 0},
-		"too early":    {1, time.Hour, -1, 0},
+		"too early":    {1, 30*time.Hour - 1, -1, 0},
+		"soon enough":  {money.USD, 30 * time.Hour, 24 * money.USD, 0},
 		"too late":     {1, 721 * time.Hour, -1, 0},
-		"absurd":       {9e18, 72 * time.Hour, 1<<63 - 1, 28800 * time.Millisecond / 1_000_000}, // rounds to the start
+		"reached":      {100 * money.USD, 72 * time.Hour, 1000 * money.USD, 72 * time.Hour},
+		"reached soon": {100 * money.USD, time.Hour, -1, time.Hour},
+		"overdrawn":    {120 * money.USD, 72 * time.Hour, 1200 * money.USD, 72 * time.Hour},
+		"absurd":       {9e18, 72 * time.Hour, 1<<63 - 1, 72 * time.Hour},
 	} {
 		b := accounting.Budget{Limit: 100 * money.USD, Spent: c.spent, WindowStart: start, Reset: start.Add(720 * time.Hour)}
 		total, exhausts := forecast(&b, start.Add(c.elapsed))
@@ -385,6 +504,34 @@ func TestForecast(t *testing.T) {
 			t.Errorf("%s: exhausts at %s, want %s after the start", name, exhausts, c.exhausts)
 		}
 	}
+}
+
+// A limit of 0 is reached from the start; a window without an end has no pace.
+func TestForecastWithoutALimitOrAnEnd(t *testing.T) {
+	now := time.Date(2026, 11, 4, 0, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		budget  accounting.Budget
+		total   bool
+		reached bool
+	}{
+		"nothing is allowed": {accounting.Budget{WindowStart: now.AddDate(0, 0, -3), Reset: now.AddDate(0, 0, 27)}, true, true},
+		"total":              {accounting.Budget{Limit: 100, Spent: 99}, false, false},
+		"total, spent":       {accounting.Budget{Limit: 100, Spent: 100}, false, true},
+	} {
+		total, exhausts := forecast(&c.budget, now)
+		if (total != nil) != c.total || (exhausts != nil) != c.reached || c.reached && !exhausts.Equal(now) {
+			t.Errorf("%s: forecast = %v, %v, want one %t, reached now %t", name, total, exhausts, c.total, c.reached)
+		}
+	}
+}
+
+func TestOneBudget(t *testing.T) {
+	h := New(whole(t)).Admin()
+	rows, _ := object(t, ask(h, http.MethodGet, "/api/v1/budgets?name=company"))["budgets"].([]any)
+	if len(rows) != 1 || rows[0].(map[string]any)["name"] != "company" {
+		t.Errorf("budgets?name=company = %v, want that one", rows)
+	}
+	wantFault(t, ask(h, http.MethodGet, "/api/v1/budgets?name=other"), http.StatusNotFound, "not_found", `no budget is named "other"`)
 }
 
 func TestKeysAndConfigTellNoSecret(t *testing.T) {

@@ -52,43 +52,35 @@ func (a *API) denials(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) audit(w http.ResponseWriter, r *http.Request) {
-	if n, ok := limitOf(w, r); ok {
-		out, err := a.source(r.Context()).Audit(r.Context(), n)
-		answer(w, r, out, err)
-	}
-}
-
-func (a *API) usage(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	by, err := report.ParseDimensions(q.Get("by"))
-	if err != nil {
-		fail(w, http.StatusBadRequest, "bad_request", "by: "+err.Error())
+	n, ok := limitOf(w, r)
+	if !ok {
 		return
 	}
-	query := report.UsageQuery{By: by}
-	for _, bound := range []struct {
-		name string
-		to   *time.Time
-	}{{"from", &query.From}, {"to", &query.To}} {
-		text := q.Get(bound.name)
-		if text == "" {
-			continue
-		}
-		if *bound.to, err = parseTime(text); err != nil {
-			fail(w, http.StatusBadRequest, "bad_request", bound.name+": want a date (2026-11-01) or an RFC 3339 time")
-			return
-		}
+	q, err := ParseAudit(r.URL.Query())
+	if err != nil {
+		fail(w, http.StatusBadRequest, "bad_request", err.Error())
+		return
 	}
-	out, err := a.source(r.Context()).Usage(r.Context(), query)
+	q.Limit = n
+	out, err := a.source(r.Context()).Audit(r.Context(), q)
 	answer(w, r, out, err)
 }
 
-// parseTime reads a time, or a date: its beginning in UTC.
-func parseTime(text string) (time.Time, error) {
-	if at, err := time.Parse(time.DateOnly, text); err == nil {
-		return at, nil
+func (a *API) usage(w http.ResponseWriter, r *http.Request) {
+	q, err := ParseUsage(r.URL.Query(), time.Now())
+	if err != nil {
+		fail(w, http.StatusBadRequest, "bad_request", err.Error())
+		return
 	}
-	return time.Parse(time.RFC3339, text)
+	source := a.source(r.Context())
+	out, err := source.Usage(r.Context(), report.UsageQuery{By: q.By, From: q.Span.From, To: q.Span.To})
+	if err == nil && q.Before != (Span{}) {
+		var before report.Usage
+		if before, err = source.Usage(r.Context(), report.UsageQuery{By: q.By, From: q.Before.From, To: q.Before.To}); err == nil {
+			out, err = out.Compare(before)
+		}
+	}
+	answer(w, r, out, err)
 }
 
 func limitOf(w http.ResponseWriter, r *http.Request) (int, bool) {

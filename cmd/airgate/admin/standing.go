@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
 	"net/http"
@@ -31,9 +32,12 @@ type budget struct {
 	Overrides   bool           `json:"overrides"`
 }
 
-func (a *API) budgets(w http.ResponseWriter, _ *http.Request) {
-	now, out := time.Now(), []budget{}
+func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
+	now, out, name := time.Now(), []budget{}, r.URL.Query().Get("name")
 	for _, b := range a.cfg.Budgets(now) {
+		if name != "" && b.Name != name {
+			continue
+		}
 		row := budget{
 			Name: b.Name, Account: b.Account, Scope: b.Scope, Owner: b.Owner, Mode: b.Mode.String(),
 			Limit: b.Limit, Spent: b.Spent, Reserved: b.Reserved,
@@ -42,22 +46,34 @@ func (a *API) budgets(w http.ResponseWriter, _ *http.Request) {
 		row.Forecast, row.ExhaustsAt = forecast(&b, now)
 		out = append(out, row)
 	}
+	if name != "" && len(out) == 0 {
+		fail(w, http.StatusNotFound, "not_found", fmt.Sprintf("no budget is named %q, or it is split and no call was counted on it yet", name))
+		return
+	}
 	tell(w, map[string]any{"budgets": out})
 }
 
-// forecast is what the window will have cost at its end if the rest is like
-// what was, and when the limit is reached then, if it is. Both are nil where
-// the window has no end, or has just begun.
+// earliest is the part of its length that a window must have lasted before its
+// pace says something: an hour of a day, thirty of a month.
+const earliest = 24
+
+// forecast is what the window will have cost at its end if the rest of it goes
+// on at the pace so far: spent × length ÷ elapsed. Exhausts is when the limit is
+// reached at that pace, nil if that is not in this window; now, if it has been
+// reached. Without an end, or just after its beginning, a window has no pace.
 func forecast(b *accounting.Budget, now time.Time) (total *money.NanoUSD, exhausts *time.Time) {
 	length, elapsed := b.Reset.Sub(b.WindowStart), now.Sub(b.WindowStart)
-	if b.WindowStart.IsZero() || elapsed < length/100 || elapsed <= 0 || elapsed > length {
-		return nil, nil
+	if !b.WindowStart.IsZero() && elapsed >= length/earliest && 0 < elapsed && elapsed <= length {
+		sum := money.NanoUSD(scaled(int64(b.Spent), int64(length), int64(elapsed)))
+		total = &sum
 	}
-	sum := money.NanoUSD(scaled(int64(b.Spent), int64(length), int64(elapsed)))
-	if b.Spent > 0 && sum >= b.Limit {
+	switch {
+	case b.Spent >= b.Limit:
+		exhausts = at(now.Truncate(time.Second))
+	case total != nil && *total >= b.Limit:
 		exhausts = at(b.WindowStart.Add(time.Duration(scaled(int64(elapsed), int64(b.Limit), int64(b.Spent)))).Truncate(time.Second))
 	}
-	return &sum, exhausts
+	return total, exhausts
 }
 
 // scaled is n × by / of, at most the largest number there is.
