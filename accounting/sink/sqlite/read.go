@@ -33,28 +33,27 @@ func (r *Reader) Head(ctx context.Context, writer string) (record.Head, error) {
 func (r *Reader) Heads(ctx context.Context) ([]record.Head, error) { return headsOf(ctx, r.db, "") }
 
 // Records yields a writer's records in order, from number from on, parked ones
-// in their places. Encoded again, each is the bytes that the journal chained. A
-// row that is not the record it was stored as is an error.
+// in their places. Encoded again, each is the bytes that the journal chained. It
+// ends with an error at a row that holds no record, or another one.
 func (r *Reader) Records(ctx context.Context, writer string, from uint64) iter.Seq2[record.Record, error] {
 	return func(yield func(record.Record, error) bool) {
 		const page = 256
 		for {
 			all, err := recordsOf(ctx, r.db, fromWriter, writer, int64(min(from, math.MaxInt64)), page)
-			if err != nil {
-				yield(record.Record{}, fmt.Errorf("records of %s from %d: %w", writer, from, err))
-				return
-			}
 			for i := range all {
 				if all[i].Writer != writer || all[i].Seq < from {
-					yield(record.Record{}, fmt.Errorf("read records: a row of %s behind number %d holds record %d of %s", writer, from, all[i].Seq, all[i].Writer))
-					return
+					err = fmt.Errorf("the row holds record %d of %s", all[i].Seq, all[i].Writer)
+					break
 				}
 				if !yield(all[i], nil) {
 					return
 				}
 				from = all[i].Seq + 1
 			}
-			if len(all) < page {
+			if err != nil {
+				yield(record.Record{}, fmt.Errorf("read record %d of %s, or the next one: %w", from, writer, err))
+			}
+			if err != nil || len(all) < page {
 				return
 			}
 		}
@@ -62,6 +61,7 @@ func (r *Reader) Records(ctx context.Context, writer string, from uint64) iter.S
 }
 
 // recordsOf reads records: the rest of the query is what follows "SELECT record, ".
+// Those before one that cannot be read are returned with the error.
 func recordsOf(ctx context.Context, q querier, rest string, args ...any) ([]record.Record, error) {
 	rows, err := q.QueryContext(ctx, "SELECT record, "+rest, args...)
 	if err != nil {
@@ -76,7 +76,7 @@ func recordsOf(ctx context.Context, q querier, rest string, args ...any) ([]reco
 		}
 		rec, err := record.ParseJSON(encoded)
 		if err != nil {
-			return nil, fmt.Errorf("read records: %w", err)
+			return all, fmt.Errorf("read records: %w", err)
 		}
 		all = append(all, rec)
 	}

@@ -312,6 +312,36 @@ func TestDenialsAndAuditAreNewestFirst(t *testing.T) {
 	}
 }
 
+// What was changed in the file is found where it is.
+func TestRecordsEndsAtADamagedRow(t *testing.T) {
+	for name, damage := range map[string]string{
+		"no JSON":        "substr(record, 2)",
+		"other spelling": "replace(record, ':', ': ')",
+		"another number": "replace(record, '\"seq\":300', '\"seq\":301')",
+		"another writer": "replace(record, '\"writer\":\"a.1\"', '\"writer\":\"b.1\"')",
+	} {
+		s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+		write(t, s, sinktest.Book("a.1", 400))
+		if err := s.Exec(t.Context(), "UPDATE book SET record = "+damage+" WHERE seq = 300"); err != nil {
+			t.Fatal(err)
+		}
+		var last uint64
+		var fault error
+		for r, err := range s.Records(t.Context(), "a.1", 1) {
+			if fault = err; err == nil {
+				last = r.Seq
+			}
+		}
+		want := uint64(299)
+		if name == "another number" {
+			want = 301 // twice: the chain tells
+		}
+		if last != want || fault == nil || !strings.Contains(fault.Error(), fmt.Sprintf("record %d of a.1", want+1)) {
+			t.Errorf("%s: Records ends behind %d with %v, want behind %d with an error that says where", name, last, fault, want)
+		}
+	}
+}
+
 // The sums are what adding up the records gives, however they were batched and
 // repeated, to the nano-dollar.
 func TestUsageIsTheSumOfTheRecords(t *testing.T) {
