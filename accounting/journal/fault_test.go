@@ -209,6 +209,40 @@ func TestADiskThatFailsNowAndThen(t *testing.T) {
 	}
 }
 
+// The kernel takes the pages of a failed sync for synced. A process that fails
+// there leaves records that the next one sees, counts and ships: they must not
+// go with the power.
+func TestWhatAFailedSyncLeftIsMadeToLast(t *testing.T) {
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, Disk: d})
+	appendN(t, j, 2)
+	d.Fail(func(op, _ string) error {
+		if op == "sync" || op == "create" {
+			return disktest.ErrFault
+		}
+		return nil
+	})
+	r := record.Record{Type: record.Admin, Detail: "seen by the next process"}
+	p, err := j.Append(&r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Wait(t.Context(), p); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("Wait = %v, want %v", err, ErrUnavailable)
+	}
+	_ = j.Close() // its disk has failed
+	d = d.Kill()
+	closed(t, open(t, Config{Dir: simDir, Disk: d}))
+	if !details(t, d, simDir)[r.Detail] {
+		t.Fatal("the next process does not see the record")
+	}
+	d = d.Crash()
+	closed(t, open(t, Config{Dir: simDir, Disk: d}))
+	if !details(t, d, simDir)[r.Detail] {
+		t.Error("a record that was adopted is lost")
+	}
+}
+
 func TestAFailedWriteIsRolledBack(t *testing.T) {
 	d := disktest.New(1)
 	state := newTally()

@@ -305,8 +305,9 @@ func survey(d disk.Disk, dir, writer string) (h history, w *walk, err error) {
 
 // mend cuts off what a crash has torn from a writer's end, and makes the rest
 // durable: a writer that was killed has left what it had not synced to the
-// kernel, and what is counted now, and named in the start record, must outlast
-// it.
+// kernel, and one whose sync failed what the kernel takes for synced, which it
+// syncs only if it is written again. What is counted now, and named in the start
+// record, must outlast both.
 func (j *Journal) mend(dir, writer string) (h history, err error) {
 	if err := j.removeTemporary(dir); err != nil {
 		return h, err
@@ -324,6 +325,9 @@ func (j *Journal) mend(dir, writer string) (h history, err error) {
 			return h, err
 		}
 	}
+	if err := w.rewrite(); err != nil {
+		return h, err
+	}
 	if err := w.Sync(); err != nil { // before the end, which says so, and must not outlive what was cut
 		return h, fmt.Errorf("sync segment: %w", err)
 	}
@@ -334,6 +338,24 @@ func (j *Journal) mend(dir, writer string) (h history, err error) {
 		}
 	}
 	return h, j.disk.SyncDir(dir)
+}
+
+// rewrite writes the records that no frame says were on disk to where they are.
+func (w *walk) rewrite() error {
+	if len(w.unsure) == 0 {
+		return nil
+	}
+	b := make([]byte, min(1<<20, w.at-w.unsure[0]))
+	for at := w.unsure[0]; at < w.at; at += int64(len(b)) {
+		b = b[:min(int64(len(b)), w.at-at)]
+		if _, err := w.ReadAt(b, at); err != nil {
+			return fmt.Errorf("read segment: %w", err)
+		}
+		if _, err := w.WriteAt(b, at); err != nil {
+			return fmt.Errorf("write segment: %w", err)
+		}
+	}
+	return nil
 }
 
 func (j *Journal) removeTemporary(dir string) error {
@@ -362,6 +384,7 @@ type walk struct {
 	covered    uint64      // by the checkpoint
 	checkpoint []byte      // nil = not yet seen
 	durable    uint64      // the newest record that a frame says was on disk
+	unsure     []int64     // where the records behind that one begin
 	ended      bool        // the end frame was seen
 }
 
@@ -399,8 +422,10 @@ func (w *walk) step() (frame, error) {
 	default:
 		w.next++
 		w.prev = record.Sum(f.payload)
+		w.unsure = append(w.unsure, f.start)
 	}
 	w.durable = max(w.durable, f.durable)
+	w.unsure = w.unsure[len(w.unsure)-min(len(w.unsure), int(w.next-1-min(w.durable, w.next-1))):]
 	return f, nil
 }
 
