@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"airgate/accounting/journal/disk"
@@ -513,6 +514,79 @@ func everyByte(t *testing.T, d *disktest.Disk, path string, whole []byte) {
 			flipped := append([]byte(nil), whole...)
 			flipped[i] ^= bit
 			try(i, false, flipped, fmt.Sprintf("byte %d flipped by %#x", i, bit))
+		}
+	}
+}
+
+// The bytes of a write that was refused do not come back behind those that came
+// in their place.
+func TestARolledBackWriteStaysAway(t *testing.T) {
+	for seed := range uint64(100) {
+		synctest.Test(t, func(t *testing.T) {
+			d := disktest.New(seed)
+			j := open(t, Config{Dir: simDir, SyncEvery: time.Hour, Disk: d})
+			var wg sync.WaitGroup
+			release := d.Hold("write")
+			wg.Go(func() { _ = try(j, record.Settle) })
+			synctest.Wait()
+			for range 3 {
+				wg.Go(func() { _ = try(j, record.Intent) })
+			}
+			synctest.Wait()
+			writes := 0
+			d.Fail(func(op, _ string) error {
+				if op == "write" {
+					if writes++; writes == 2 {
+						return disktest.ErrFault
+					}
+				}
+				return nil
+			})
+			release()
+			wg.Wait()
+			if err := try(j, record.Intent); err != nil {
+				t.Fatal(err)
+			}
+			after := d.Crash()
+			next := open(t, Config{Dir: simDir, Disk: after})
+			closed(t, next)
+			if got := heads(t, after, simDir)[j.Writer()]; got > 3 {
+				t.Errorf("%d records, want at most 3", got)
+			}
+			closed(t, j)
+		})
+	}
+}
+
+// Power fails at each change that a start makes of a torn tail.
+func TestPowerLossWhileATornTailIsCut(t *testing.T) {
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, Disk: d})
+	appendN(t, j, 3)
+	closed(t, j)
+	path, whole := onlySegment(d, j.Writer())
+	d.Set(path, append(unended(whole), strings.Repeat("half a frame", 200)...))
+	for n := 1; n <= 16; n++ {
+		for seed := range uint64(20) {
+			c := disktest.New(seed)
+			for name, data := range d.Files() {
+				c.Set(name, data)
+			}
+			for _, dir := range []string{simDir, filepath.Dir(path)} {
+				if err := errors.Join(c.Mkdir(dir), c.SyncDir(filepath.Dir(dir))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.Off(n)
+			if next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", Disk: c}); err == nil {
+				_ = next.Close()
+			}
+			c = c.Crash()
+			next := open(t, Config{Dir: simDir, Disk: c})
+			closed(t, next)
+			if got := heads(t, c, simDir)[j.Writer()]; got != 4 {
+				t.Fatalf("off at change %d, seed %d: %d records, want 4", n, seed, got)
+			}
 		}
 	}
 }

@@ -122,8 +122,8 @@ type Position uint64
 // Writer is what processor needs of a Journal.
 type Writer interface {
 	// Append assigns Seq, Writer and Prev, cuts Time to the millisecond in UTC
-	// that the book keeps, and returns after write(2) has
-	// returned: the record survives a kill -9. It keeps nothing of r.
+	// that the book keeps, and returns after write(2) has returned: the record
+	// survives a kill -9. It keeps nothing of r.
 	Append(r *record.Record) (Position, error)
 	// Wait returns nil once the record at p is as safe as Durability asks, or
 	// the error that makes it impossible, or ctx's.
@@ -160,7 +160,9 @@ type Journal struct {
 	metrics *metrics
 	locks   []io.Closer // of Dir, of the own directory, of the adopted ones
 	adopted []history   // oldest first; tend marks what it removes
-	kept    bool        // tend could not delete something, and said so
+	covers  []record.Head
+	partial bool // what was adopted counts records that were deleted
+	kept    bool // tend could not delete something, and said so
 	tasks   sync.WaitGroup
 	stop    context.CancelFunc // ends tend
 	failed  chan struct{}      // closed once err is for good
@@ -173,8 +175,6 @@ type Journal struct {
 	end     int64     // of its good bytes
 	last    uint64    // seq of the newest record, written or not
 	lastSum record.Hash
-	covers  []record.Head // adopted writers that checkpoints count and that are still there
-	partial bool          // checkpoints count records that are no longer there
 	past    []pastSegment // own ones that were given up, oldest first
 
 	// Writing. One goroutine at a time has the file: an appender that leads,

@@ -393,7 +393,7 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 }
 
 func BenchmarkAppend(b *testing.B) {
-	for _, writers := range []int{1, 256, 4096} {
+	for _, writers := range []int{1, 16, 256, 1024} {
 		for _, durability := range []Durability{Disk, Process} {
 			b.Run(fmt.Sprintf("writers=%d/durability=%d", writers, durability), func(b *testing.B) {
 				j := open(b, Config{Dir: b.TempDir(), Durability: durability, State: newTally()})

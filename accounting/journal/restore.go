@@ -63,7 +63,7 @@ func (j *Journal) restore() error {
 	for i := range j.adopted {
 		h := &j.adopted[i]
 		j.covers = append(j.covers, h.head)
-		j.partial = j.partial || h.partial || h.oldest > 1
+		j.partial = j.partial || h.partial || h.oldest > 1 || slices.ContainsFunc(h.covers, func(c record.Head) bool { return !among(j.adopted, c.Writer) })
 		h.state = nil // it can be large
 	}
 	return nil
@@ -121,13 +121,16 @@ func (h *history) suffices(all []history) bool {
 			return false
 		}
 		for _, c := range o.covers {
-			there := slices.ContainsFunc(all, func(x history) bool { return x.head.Writer == c.Writer })
-			if !there && h.counts(c.Writer) == nil {
+			if !among(all, c.Writer) && h.counts(c.Writer) == nil {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+func among(all []history, writer string) bool {
+	return slices.ContainsFunc(all, func(h history) bool { return h.head.Writer == writer })
 }
 
 // counts returns the end of the writer as the checkpoint counts it, or nil.
@@ -162,12 +165,13 @@ func unexpected(err error) error {
 	return err
 }
 
-// A checkpoint's payload begins with the adopted writers whose records it
-// counts and that were still there; the State follows.
+// A checkpoint's payload begins with the writers that its own has adopted, whose
+// records it counts; the State follows.
 //
 //	partial u8 | n, n × (length, writer, seq, hash [32]) | state
 //
-// Numbers are varints. Partial is 1 if it also counts records that were deleted.
+// Numbers are varints. Partial is 1 if some of what they counted was
+// deleted before they were adopted.
 func appendCovers(b []byte, covers []record.Head, partial bool) []byte {
 	if partial {
 		b = append(b, 1)

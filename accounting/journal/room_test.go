@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -27,7 +28,7 @@ func filled(t *testing.T, cfg Config, left int64) (*disktest.Disk, *Journal) {
 	d.Resize(smallDisk)
 	cfg.Dir, cfg.Disk = simDir, d
 	j := open(t, cfg)
-	time.Sleep(2 * tendEvery)
+	time.Sleep(2*tendEvery + tendEvery/2) // between two looks at the disk
 	takeAllBut(t, d, left)
 	return d, j
 }
@@ -173,10 +174,10 @@ func TestARotationThatFindsNoRoomGoesOnInTheOldSegment(t *testing.T) {
 		for _, op := range []string{"create", "write", "sync"} {
 			d := disktest.New(1)
 			j := open(t, Config{Dir: simDir, SegmentBytes: 3000, Disk: d})
-			failed := 0
+			var failed atomic.Int32
 			d.Fail(func(o, path string) error {
 				if o == op && strings.HasSuffix(path, suffix+temporary) {
-					failed++
+					failed.Add(1)
 					return syscall.ENOSPC
 				}
 				return nil
@@ -187,8 +188,8 @@ func TestARotationThatFindsNoRoomGoesOnInTheOldSegment(t *testing.T) {
 				}
 			}
 			time.Sleep(tendEvery)
-			if failed != 1 || len(segmentsOf(d, j.Writer())) != 1 {
-				t.Errorf("%s: %d failures and %d segments, want one and one", op, failed, len(segmentsOf(d, j.Writer())))
+			if failed.Load() != 1 || len(segmentsOf(d, j.Writer())) != 1 {
+				t.Errorf("%s: %d failures and %d segments, want one and one", op, failed.Load(), len(segmentsOf(d, j.Writer())))
 			}
 			if err := try(j, record.Settle); err != nil {
 				t.Errorf("%s: Append(settle): %v", op, err)
@@ -375,6 +376,86 @@ func TestASlowDiskRefusesCallsBeforeMemoryRunsOut(t *testing.T) {
 		synctest.Wait()
 		if err := try(j, record.Intent); err != nil {
 			t.Errorf("Append(intent) after the sync = %v, want nil", err)
+		}
+		closed(t, j)
+	})
+}
+
+// Between a failed write and the next sync the sum of what waits stays known.
+func TestAWriteThatOutlastsASyncCountsAsWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := disktest.New(1)
+		j := open(t, Config{Dir: simDir, SyncEvery: time.Second, Disk: d})
+		var wg sync.WaitGroup
+		appendN(t, j, 1) // synced in a second
+		written := d.Hold("write")
+		wg.Go(func() { appendN(t, j, 1) })
+		time.Sleep(2 * time.Second)
+		synced := d.Hold("sync")
+		written()
+		wg.Wait()
+		time.Sleep(6 * time.Second)
+		if err := try(j, record.Intent); !errors.Is(err, errStuck) {
+			t.Errorf("Append(intent) = %v, want %v", err, errStuck)
+		}
+		synced()
+		closed(t, j)
+	})
+}
+
+// The segment is old enough to end as a settlement's write fails: what was not
+// written must not be taken for synced.
+func TestAFailedWriteBeforeARotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := disktest.New(1)
+		j := open(t, Config{Dir: simDir, Disk: d})
+		release := d.Hold("write")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := j.Wait(t.Context(), appendN(t, j, 1)); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		d.FailNext(1, "write")
+		j.mu.Lock()
+		j.aged = true
+		j.work.Signal()
+		j.mu.Unlock()
+		synctest.Wait()
+		release()
+		wg.Wait()
+		after := d.Crash()
+		if got := heads(t, after, simDir)[j.Writer()]; got != 2 {
+			t.Errorf("%d records, want 2", got)
+		}
+		closed(t, j)
+	})
+}
+
+// Space says nothing of our share of the disk.
+func TestAShareThatIsUsedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := disktest.New(1)
+		j := open(t, Config{Dir: simDir, Disk: d})
+		time.Sleep(2 * tendEvery)
+		d.Fail(func(op, _ string) error {
+			if op == "write" {
+				return syscall.EDQUOT
+			}
+			return nil
+		})
+		if err := try(j, record.Intent); !errors.Is(err, ErrUnavailable) || hasBallast(d) {
+			t.Errorf("Append(intent) = %v, ballast %t; want %v and none", err, hasBallast(d), ErrUnavailable)
+		}
+		d.Fail(nil)
+		time.Sleep(quotaPause - 2*tendEvery)
+		if err := try(j, record.Intent); !errors.Is(err, ErrUnavailable) || hasBallast(d) {
+			t.Errorf("soon after: Append(intent) = %v, ballast %t; want %v and none", err, hasBallast(d), ErrUnavailable)
+		}
+		time.Sleep(3 * tendEvery)
+		if err := try(j, record.Intent); err != nil || !hasBallast(d) {
+			t.Errorf("later: Append(intent) = %v, ballast %t; want nil and the ballast", err, hasBallast(d))
 		}
 		closed(t, j)
 	})

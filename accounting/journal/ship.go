@@ -83,10 +83,10 @@ func (j *Journal) oldest() uint64 {
 }
 
 // Shipped returns once every sink that Ship was called for has all records
-// that are durable now, or with ctx's error.
+// that are appended now, or with ctx's error.
 func (j *Journal) Shipped(ctx context.Context) error {
 	j.mu.Lock()
-	all := record.Head{Writer: j.writer, Seq: j.durable}
+	all := record.Head{Writer: j.writer, Seq: j.written}
 	j.mu.Unlock()
 	for !j.metrics.shipped(all) {
 		if err := pause(ctx, shipPause/10); err != nil {

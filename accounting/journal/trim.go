@@ -32,12 +32,6 @@ func (j *Journal) trim() {
 		}
 		h.removed = true
 		j.metrics.grow(-h.size)
-		j.mu.Lock()
-		j.partial = true
-		// Only now: had the directory come back after a power loss, uncovered, it
-		// would be counted again.
-		j.covers = slices.DeleteFunc(slices.Clone(j.covers), func(c record.Head) bool { return c.Writer == h.head.Writer })
-		j.mu.Unlock()
 	}
 	for {
 		j.mu.Lock()

@@ -108,6 +108,32 @@ func TestASegmentGoesOnceEverySinkHasIt(t *testing.T) {
 	})
 }
 
+func TestASegmentStaysUntilItsLastRecordIsShipped(t *testing.T) {
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, SegmentBytes: 1, Sinks: []string{"one"}, Exclusive: true, Disk: d})
+	for range 3 {
+		if err := j.Wait(t.Context(), appendN(t, j, 2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closed(t, j) // nothing else trims
+	if len(j.past) < 3 || j.past[2].first < j.past[1].first+2 {
+		t.Fatalf("segments %+v, want three that were ended, of two records", j.past)
+	}
+	next := j.past[2].first
+	before := len(segmentsOf(d, j.Writer()))
+	j.metrics.sink("one", &memory{}).acknowledge(j.Writer(), next-2)
+	j.trim()
+	if got := before - len(segmentsOf(d, j.Writer())); got != 1 {
+		t.Errorf("%d segments deleted with the sink at record %d, want 1", got, next-2)
+	}
+	j.metrics.sink("one", &memory{}).acknowledge(j.Writer(), next-1)
+	j.trim()
+	if got := before - len(segmentsOf(d, j.Writer())); got != 2 {
+		t.Errorf("%d segments deleted with the sink at record %d, want 2", got, next-1)
+	}
+}
+
 func TestNothingIsDeletedWithout(t *testing.T) {
 	for name, test := range map[string]struct {
 		cfg   Config
@@ -258,7 +284,7 @@ func TestASinkThatIsDownForAnHourCostsDiskOnly(t *testing.T) {
 // deleted: every record is in the journal or in the sink, every State counts
 // all, and verify can join the two.
 func TestPowerLossWhileTrimming(t *testing.T) {
-	for seed := range uint64(100) {
+	for seed := range uint64(80) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { trimmingPowerLoss(t, seed) })
 		})
@@ -329,8 +355,8 @@ func trimmingPowerLoss(t *testing.T, seed uint64) {
 		t.Error(err)
 	}
 	again := newTally()
-	if err := replay(d, simDir, again); err != nil || !maps.Equal(again.seen, state.seen) && len(again.seen) != len(ends) {
-		t.Errorf("replay: %v; it counts %v, want %v", err, again.seen, ends)
+	if err := replay(d, simDir, again); err != nil || !maps.Equal(again.seen, state.seen) {
+		t.Errorf("replay: %v; it counts %v, want %v", err, again.seen, state.seen)
 	}
 	if report, err := verify(t.Context(), d, simDir, m, func() State { return newTally() }); err != nil || !report.Sound() {
 		t.Errorf("Verify = %+v, %v; want sound", report, err)
@@ -340,41 +366,47 @@ func trimmingPowerLoss(t *testing.T, seed uint64) {
 // An owner that had deleted what it had shipped, then two that run side by
 // side: the checkpoint to begin with is the one that has what nobody else has.
 func TestWhatOnlyACheckpointCountsIsNotForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d, m := disktest.New(1), newMemory()
-		owner := Config{Dir: simDir, SegmentBytes: 2000, Sinks: []string{"one"}, Exclusive: true, Disk: d}
-		for range 2 {
-			cfg := owner
-			cfg.State = newTally()
-			j := open(t, cfg)
-			wait := ships(t, j, map[string]sink.Sink{"one": m})
-			for range 5 {
-				appendN(t, j, 4)
-				time.Sleep(2 * time.Second)
-			}
-			closed(t, j)
-			wait()
-		}
-		first := open(t, Config{Dir: simDir, State: newTally(), Disk: d})
-		appendN(t, first, 3)
-		second := open(t, Config{Dir: simDir, State: newTally(), Disk: d})
-		appendN(t, second, 4)
-		closed(t, first)
-		closed(t, second)
-		want := map[string]uint64{first.Writer(): 4, second.Writer(): 5}
-		for writer, book := range m.books {
-			want[writer] = uint64(len(book))
-		}
-		for range 2 {
-			state := newTally()
-			j := open(t, Config{Dir: simDir, State: state, Disk: d})
-			want[j.Writer()] = 1
-			if err := state.check(want); err != nil {
-				t.Error(err)
-			}
-			closed(t, j)
-		}
-	})
+	for name, rounds := range map[string]int{"segments were deleted": 5, "a directory was deleted": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d, m := disktest.New(1), newMemory()
+				for range 2 {
+					j := open(t, Config{Dir: simDir, SegmentBytes: 2000, Sinks: []string{"one"}, Exclusive: true, State: newTally(), Disk: d})
+					wait := ships(t, j, map[string]sink.Sink{"one": m})
+					for range rounds {
+						appendN(t, j, 1)
+						time.Sleep(2 * time.Second)
+					}
+					closed(t, j)
+					wait()
+				}
+				if there, err := writers(d, simDir); err != nil || len(there) > 1 {
+					t.Fatalf("nothing was deleted: %v, %v", there, err)
+				}
+				between := open(t, Config{Dir: simDir, State: newTally(), Disk: d})
+				closed(t, between)
+				first := open(t, Config{Dir: simDir, State: newTally(), Disk: d})
+				appendN(t, first, 3)
+				second := open(t, Config{Dir: simDir, State: newTally(), Disk: d})
+				appendN(t, second, 4)
+				closed(t, first)
+				closed(t, second)
+				want := map[string]uint64{between.Writer(): 1, first.Writer(): 4, second.Writer(): 5}
+				for writer, book := range m.books {
+					want[writer] = uint64(len(book))
+				}
+				for range 2 {
+					state := newTally()
+					j := open(t, Config{Dir: simDir, State: state, Disk: d})
+					want[j.Writer()] = 1
+					if err := state.check(want); err != nil {
+						t.Error(err)
+					}
+					closed(t, j)
+				}
+			})
+		})
+	}
 }
 
 func TestShippingSaysWhatASinkHasLost(t *testing.T) {
@@ -431,16 +463,7 @@ func TestANewerSegmentTakesOverWhileTheOlderIsRead(t *testing.T) {
 		t.Fatalf("Append = %v, want %v", err, ErrUnavailable)
 	}
 	d.Fail(nil)
-	refused := record.Record{Type: record.Intent, Detail: "refused", Seq: 4, Writer: j.Writer(), Prev: j.safeSum}
-	b := appendFrame(nil, typeRecord, 4, func(b []byte) []byte { return record.AppendJSON(b, &refused) })
-	s, err := openSegment(d, path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	seal(b, s.seed(), 3)
-	if _, err := s.WriteAt(b, int64(len(whole))); err != nil {
-		t.Fatal(err)
-	}
+	plant(t, d, path, int64(len(whole)), 4, j)
 	p, err := j.Append(&record.Record{Type: record.Intent, Detail: "in the book"})
 	if err != nil || p != 4 {
 		t.Fatalf("Append = %d, %v; want 4", p, err)
@@ -471,38 +494,65 @@ func TestANewerSegmentTakesOverWhileTheOlderIsRead(t *testing.T) {
 	}
 }
 
-// The same on the way to a sink, which has read so far as the rotation comes.
+// The same on the way to a sink that has read so far as the rotation comes.
 func TestShippingFollowsARotationAfterARefusedWrite(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := disktest.New(1)
-		j := open(t, Config{Dir: simDir, Disk: d})
-		m := newMemory()
-		wait := shipping(t, j, m)
-		shipped(t, j)
-		for i := range 50 {
-			d.Fail(func(op, name string) error {
-				if op == "truncate" || op == "write" && !strings.HasSuffix(name, temporary) {
-					return disktest.ErrFault
-				}
-				return nil
-			})
-			for range 3 {
-				_ = try(j, record.Intent)
-			}
-			d.Fail(nil)
-			if _, err := j.Append(&record.Record{Type: record.Admin, Detail: strconv.Itoa(i)}); err != nil {
-				t.Fatal(err)
-			}
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, Disk: d})
+	m := newMemory()
+	wait := shipping(t, j, m)
+	shipped(t, j)
+	m.down(true)
+	appendN(t, j, 1) // the sink is asked for this one, again and again
+	calls := func() int { m.mu.Lock(); defer m.mu.Unlock(); return m.calls }
+	for before := calls(); calls() == before; {
+		time.Sleep(time.Millisecond)
+	}
+	if err := j.Wait(t.Context(), appendN(t, j, 1)); err != nil {
+		t.Fatal(err)
+	}
+	path, whole := onlySegment(d, j.Writer())
+	release := d.Hold("rename") // the new segment is on its way
+	d.Fail(func(op, name string) error {
+		if op == "truncate" || op == "write" && name == path {
+			return disktest.ErrFault
 		}
-		closed(t, j)
-		if err := wait(); err != nil {
-			t.Fatalf("Ship: %v", err)
-		}
-		report, err := verify(t.Context(), d, simDir, m, nil)
-		if err != nil || !report.Sound() || report.Writers[0].Anchored != 51 {
-			t.Fatalf("Verify = %+v, %v", report, err)
-		}
+		return nil
 	})
+	if err := try(j, record.Intent); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("Append = %v, want %v", err, ErrUnavailable)
+	}
+	d.Fail(nil)
+	plant(t, d, path, int64(len(whole)), 4, j)
+	m.down(false)
+	for m.len(j.Writer()) < 3 {
+		time.Sleep(time.Millisecond)
+	}
+	release()
+	if _, err := j.Append(&record.Record{Type: record.Intent, Detail: "in the book"}); err != nil {
+		t.Fatal(err)
+	}
+	closed(t, j)
+	if err := wait(); err != nil || m.len(j.Writer()) != 4 || m.books[j.Writer()][3].Detail != "in the book" {
+		t.Fatalf("Ship = %v with %+v", err, m.books[j.Writer()])
+	}
+}
+
+// plant writes a whole record where a write has failed.
+func plant(t *testing.T, d *disktest.Disk, path string, at int64, seq uint64, j *Journal) {
+	t.Helper()
+	j.mu.Lock()
+	prev := j.safeSum
+	j.mu.Unlock()
+	s, err := openSegment(d, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := record.Record{Type: record.Intent, Detail: "refused", Seq: seq, Writer: s.writer, Prev: prev}
+	b := appendFrame(nil, typeRecord, seq, func(b []byte) []byte { return record.AppendJSON(b, &refused) })
+	seal(b, s.seed(), seq-1)
+	if _, err := s.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // The places that tests of whole processes name are those of the doc.

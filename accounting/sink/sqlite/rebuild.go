@@ -91,7 +91,7 @@ func (r *Reader) checkSums(ctx context.Context, scratch string) (err error) {
 	return compareSums(ctx, have, want)
 }
 
-// addAll adds all records of from to the sums in tx.
+// addAll adds all records of from to the sums in tx, and folds them.
 func (s *Sink) addAll(ctx context.Context, from querier, tx *sql.Tx, folded int64) error {
 	const page = 8192
 	for _, table := range []string{"book", "parked"} {
@@ -110,12 +110,12 @@ func (s *Sink) addAll(ctx context.Context, from querier, tx *sql.Tx, folded int6
 					return err
 				}
 			}
-			if err := s.addTotals(ctx, tx, added, folded); err != nil {
+			if err := s.addTotals(ctx, tx, added, unfolded); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return s.fold(ctx, tx, unfolded, folded)
 }
 
 // compareSums compares row by row, in the order of what the ids stand for.

@@ -322,7 +322,7 @@ func (s *Sink) store(ctx context.Context, tx *sql.Tx, t totals) (folded int64, e
 	case newest-foldLag-foldStep < s.folded:
 		return s.folded, nil
 	}
-	return newest - foldLag, s.fold(ctx, tx, newest-foldLag)
+	return newest - foldLag, s.fold(ctx, tx, s.folded, newest-foldLag)
 }
 
 // addTotals adds the totals to the sums: to each level those below folded, to
@@ -380,9 +380,9 @@ func extentOf(ctx context.Context, q querier) (e extent, some bool, err error) {
 	return extent{*oldest, *newest, folded}, true, err
 }
 
-// fold adds the quarters from s.folded to below end to the other levels.
-func (s *Sink) fold(ctx context.Context, tx *sql.Tx, end int64) error {
-	for q := s.folded; ; {
+// fold adds the quarters of [q, end) to the other levels.
+func (s *Sink) fold(ctx context.Context, tx *sql.Tx, q, end int64) error {
+	for {
 		var next *int64 // quarters without a row are passed over
 		if err := tx.QueryRowContext(ctx, "SELECT min(quarter) FROM usage WHERE level = ? AND quarter >= ? AND quarter < ?", int64(quarters), q, end).Scan(&next); err != nil {
 			return fmt.Errorf("fold usage: %w", err)
