@@ -3,5 +3,7 @@
 // binary that was built without the tag failpoint: Hit is empty and inlined.
 //
 // With the tag, AIRGATE_FAILPOINT=name:n kills the process, as kill -9 does, as
-// it comes to the place name for the nth time.
+// it comes to the place name for the nth time. AIRGATE_SEGMENT_BYTES makes the
+// journal's segments so small that a short life comes to the places where one
+// ends.
 package failpoint

@@ -32,3 +32,9 @@ func Hit(name string) {
 		select {} // it is on its way
 	}
 }
+
+// SegmentBytes is the size of the journal's segments; 0 = the usual one.
+func SegmentBytes() int64 {
+	n, _ := strconv.ParseInt(os.Getenv("AIRGATE_SEGMENT_BYTES"), 10, 64) // unset: the usual one
+	return n
+}

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"airgate/accounting"
+	"airgate/accounting/failpoint"
 	"airgate/accounting/journal"
 	"airgate/accounting/quota/memory"
 	"airgate/accounting/sink/sqlite"
@@ -186,7 +187,8 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	var err error
 	g.journal, err = journal.Open(ctx, journal.Config{
 		Dir: journalDir(g.data), Replica: replica(), Durability: g.snapshot.Journal.Durability, SyncEvery: syncEvery,
-		Sinks: sinkNames(g.data, g.snapshot), Exclusive: true, State: g.balances, Log: g.log, Registerer: g.registry,
+		SegmentBytes: failpoint.SegmentBytes(), Sinks: sinkNames(g.data, g.snapshot), Exclusive: true, State: g.balances,
+		Log: g.log, Registerer: g.registry,
 	})
 	if err != nil {
 		return err
