@@ -5,6 +5,7 @@
 GO       ?= go
 PYTHON   ?= python3
 FUZZTIME ?= 5m
+KILLS    ?= 10000
 
 TOOLS    := $(CURDIR)/.tools
 VENV     := $(TOOLS)/python
@@ -24,7 +25,7 @@ export CGO_ENABLED := 0
 # under the race detector, which allocates itself.
 RACE := ./accounting ./accounting/journal/... ./accounting/quota/... ./envoy/... ./policy/config ./processor
 
-.PHONY: help build run test vet race e2e bench fuzz lint fmt tools sdks prices clean
+.PHONY: help build run test vet race e2e crash bench fuzz lint fmt tools sdks prices clean
 .DELETE_ON_ERROR:
 
 # The first target is what a bare make does.
@@ -33,6 +34,7 @@ help:
 	@echo "make test    everything a change must pass"
 	@echo "make build   bin/airgate"
 	@echo "make e2e     the end-to-end tests alone: real Envoy, real SDKs"
+	@echo "make crash   kills the real binary KILLS (10000) times under load"
 	@echo "make bench   what airgate costs beside plain Envoy and a no-op server"
 	@echo "make fuzz    each fuzz target for FUZZTIME (5m)"
 	@echo "make lint    golangci-lint and go mod tidy; make fmt formats"
@@ -62,6 +64,10 @@ race: $(ENVOY)
 
 e2e: $(ENVOY) sdks
 	$(GO) test -count=1 ./e2e/...
+
+# A kill takes some 70 ms; two run at a time.
+crash:
+	CRASH_KILLS=$(KILLS) $(GO) test -count=1 -run '^TestCrash$$' -timeout 4h -v ./e2e
 
 # BENCH_ROUNDS=n sets the rounds of the run through Envoy.
 bench: $(ENVOY)

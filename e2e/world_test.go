@@ -24,8 +24,15 @@ import (
 	"airgate/envoy/envoytest"
 )
 
-// airgateBinary is built once by TestMain.
-var airgateBinary string
+// inNamespace is set, to the directory of the binaries, in a process that may
+// mount.
+const inNamespace = "AIRGATE_MOUNT_NAMESPACE"
+
+// Made by TestMain.
+var (
+	binaries      string // a directory, gone at the end
+	airgateBinary string
+)
 
 func TestMain(m *testing.M) {
 	os.Exit(testMain(m))
@@ -35,20 +42,35 @@ func testMain(m *testing.M) int {
 	if socket := os.Getenv("AIRGATE_NOOP"); socket != "" {
 		return serveNoop(socket)
 	}
+	if binaries = os.Getenv(inNamespace); binaries != "" {
+		airgateBinary = filepath.Join(binaries, "airgate")
+		return m.Run() // a part of another run
+	}
 	dir, err := os.MkdirTemp("", "airgate-e2e-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	airgateBinary = filepath.Join(dir, "airgate")
-	build := exec.Command("go", "build", "-o", airgateBinary, "airgate/cmd/airgate")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build airgate:", err)
+	binaries = dir
+	if airgateBinary, err = build(""); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()
+}
+
+// build makes airgate with the build tags given.
+func build(tags string) (string, error) {
+	path := filepath.Join(binaries, "airgate"+tags)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	out, err := exec.Command("go", "build", "-tags", tags, "-o", path, "airgate/cmd/airgate").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build airgate: %w: %s", err, out)
+	}
+	return path, nil
 }
 
 // world is one airgate with its Envoy and its provider, each on addresses of
