@@ -9,7 +9,6 @@ import (
 	"iter"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -288,56 +287,73 @@ func (r *Reader) Usage(ctx context.Context, q report.UsageQuery) (report.Usage, 
 		from = quarterOf(q.From)
 	}
 	if !q.To.IsZero() {
-		to = max(from, quarterOf(q.To.Add(quarter-time.Millisecond)))
+		to = quarterOf(q.To.Add(quarter - time.Millisecond))
 	}
+	to = max(from, to)
 	u.From, u.To = startOf(from), startOf(to)
-	query, args, err := usageQuery(q.By, from, to, have)
-	if err != nil || len(args) == 0 {
+	if !slices.Contains(q.By, report.Day) {
+		u.Rows, err = usageOf(ctx, tx, q.By, from, to, have)
 		return u, err
 	}
-	rows, err := tx.QueryContext(ctx, query, args...)
+	// Day by day: SQLite would sort all the rows to put them together.
+	for {
+		day, some, err := nextQuarter(ctx, tx, from, to)
+		if err != nil || !some {
+			slices.SortFunc(u.Rows, func(a, b report.UsageRow) int { return slices.Compare(a.Values, b.Values) })
+			return u, err
+		}
+		from = min(days.next(days.first(day)), to)
+		rows, err := usageOf(ctx, tx, q.By, day, from, have)
+		if err != nil {
+			return u, err
+		}
+		u.Rows = append(u.Rows, rows...)
+	}
+}
+
+// usageOf is the usage of [from, to), which is in one day if it is by day.
+func usageOf(ctx context.Context, q querier, by []report.Dimension, from, to int64, have extent) ([]report.UsageRow, error) {
+	all := []report.UsageRow{}
+	query, args, err := usageQuery(by, from, to, have)
+	if err != nil || len(args) == 0 {
+		return all, err
+	}
+	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
-		return u, fmt.Errorf("read usage: %w", err)
+		return nil, fmt.Errorf("read usage: %w", err)
 	}
 	defer rows.Close() //nolint:errcheck // Err tells
 	for rows.Next() {
-		row := report.UsageRow{Values: make([]string, len(q.By))}
+		row := report.UsageRow{Values: make([]string, len(by))}
 		var cost *int64
 		var into []any
-		for i := range row.Values {
-			into = append(into, &row.Values[i])
+		for i, d := range by {
+			if d == report.Day {
+				row.Values[i] = startOf(from).Format(time.DateOnly)
+			} else {
+				into = append(into, &row.Values[i])
+			}
 		}
 		into = append(into, &row.Requests, &row.Unpriced, &row.Estimated, &cost, &row.EstimatedCost)
 		for _, n := range record.Buckets(&row.Tokens) {
 			into = append(into, n)
 		}
 		if err := rows.Scan(into...); err != nil {
-			return u, fmt.Errorf("read usage: %w", err)
+			return nil, fmt.Errorf("read usage: %w", err)
 		}
 		if cost != nil {
 			row.Cost, row.HasCost = money.NanoUSD(*cost), true
 		}
-		if byDay := slices.Index(q.By, report.Day); byDay >= 0 {
-			day, err := strconv.ParseInt(row.Values[byDay], 10, 64)
-			if err != nil {
-				return u, fmt.Errorf("read usage: %w", err)
-			}
-			row.Values[byDay] = startOf(day * dayQuarters).Format(time.DateOnly)
-		}
-		u.Rows = append(u.Rows, row)
+		all = append(all, row)
 	}
 	if err := rows.Err(); err != nil {
-		return u, fmt.Errorf("read usage: %w", err)
+		return nil, fmt.Errorf("read usage: %w", err)
 	}
-	return u, nil
+	return all, nil
 }
 
-// farBack is more quarters, of whole days, than there are before 1970: SQLite's
-// division is towards zero.
-const farBack = dayQuarters * 366 * 2000
-
-// usageQuery asks for the sums of [from, to), split by dimensions; without
-// arguments there is nothing to ask.
+// usageQuery asks for the sums of [from, to), split by the dimensions but the
+// day; without arguments there is nothing to ask.
 func usageQuery(dimensions []report.Dimension, from, to int64, have extent) (query string, args []any, err error) {
 	var byDay, byUser, bySplit bool
 	var by []string
@@ -345,7 +361,6 @@ func usageQuery(dimensions []report.Dimension, from, to int64, have extent) (que
 		switch d {
 		case report.Day:
 			byDay = true
-			by = append(by, fmt.Sprintf("(u.quarter + %[1]d) / %[2]d - %[1]d / %[2]d", farBack, dayQuarters))
 		case report.User:
 			byUser = true
 			by = append(by, "n.user")

@@ -383,22 +383,32 @@ func extentOf(ctx context.Context, q querier) (e extent, some bool, err error) {
 // fold adds the quarters of [q, end) to the other levels.
 func (s *Sink) fold(ctx context.Context, tx *sql.Tx, q, end int64) error {
 	for {
-		var next *int64 // quarters without a row are passed over
-		if err := tx.QueryRowContext(ctx, "SELECT min(quarter) FROM usage WHERE level = ? AND quarter >= ? AND quarter < ?", int64(quarters), q, end).Scan(&next); err != nil {
-			return fmt.Errorf("fold usage: %w", err)
+		next, some, err := nextQuarter(ctx, tx, q, end)
+		if err != nil {
+			return err
 		}
-		if next == nil {
+		if !some {
 			return setFolded(ctx, tx, end)
 		}
-		q = *next
-		until := min(days.next(days.first(q)), end)
+		q = min(days.next(days.first(next)), end)
 		for l := days; l < levelCount; l++ {
-			if _, err := tx.StmtContext(ctx, s.folding[l]).ExecContext(ctx, int64(l), l.first(q), int64(quarters), q, until); err != nil {
+			if _, err := tx.StmtContext(ctx, s.folding[l]).ExecContext(ctx, int64(l), l.first(next), int64(quarters), next, q); err != nil {
 				return fmt.Errorf("fold usage: %w", err)
 			}
 		}
-		q = until
 	}
+}
+
+// nextQuarter is the first quarter of [from, to) that has a row; false = none.
+func nextQuarter(ctx context.Context, q querier, from, to int64) (next int64, some bool, err error) {
+	var found *int64
+	if err := q.QueryRowContext(ctx, "SELECT min(quarter) FROM usage WHERE level = ? AND quarter >= ? AND quarter < ?", int64(quarters), from, to).Scan(&found); err != nil {
+		return to, false, fmt.Errorf("read usage: %w", err)
+	}
+	if found == nil {
+		return to, false, nil
+	}
+	return *found, true, nil
 }
 
 func setFolded(ctx context.Context, tx *sql.Tx, q int64) error {
