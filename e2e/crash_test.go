@@ -135,7 +135,8 @@ type crash struct {
 	billed  map[string]money.NanoUSD // :: team → what the provider has made for it
 	points  []string                 // in the order in which they are driven
 	log     *os.File
-	records string // the records database
+	records string   // the records database
+	last    *process // that was started
 }
 
 func newCrash(t *testing.T, seed uint64) *crash {
@@ -150,7 +151,12 @@ func newCrash(t *testing.T, seed uint64) *crash {
 	if c.log, err = os.OpenFile(filepath.Join(c.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.log.Close() })
+	t.Cleanup(func() {
+		if c.last != nil && !c.last.dead() { // the test has failed
+			c.last.kill()
+		}
+		_ = c.log.Close()
+	})
 	return c
 }
 
@@ -219,8 +225,7 @@ func (c *crash) kill(n int) {
 func (c *crash) tear() {
 	p := c.begin("")
 	c.poll(p, "to listen", func() bool { return get(c.api+"/readyz") == http.StatusOK })
-	_ = p.cmd.Process.Kill()
-	<-p.done
+	p.kill()
 	c.kills++
 	c.examine(nil, true)
 	names, err := filepath.Glob(filepath.Join(c.journal(), "*", "*.wal"))
@@ -265,6 +270,7 @@ func (c *crash) begin(failpoint string) *process {
 	if err := p.cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
+	c.last = p
 	go func() {
 		_ = p.cmd.Wait()
 		close(p.done)

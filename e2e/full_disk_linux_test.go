@@ -274,8 +274,7 @@ func (f *filling) admit() {
 // slay is kill -9, whatever is in flight.
 func (f *filling) slay() {
 	f.t.Helper()
-	_ = f.process.cmd.Process.Kill()
-	<-f.process.done
+	f.process.kill()
 	f.kills++
 	if f.open != nil {
 		close(f.release)
