@@ -342,7 +342,7 @@ func TestRestore(t *testing.T) {
 		t.Errorf("26 of 25 cents left = %v, want %v", got, accounting.BudgetInsufficient)
 	}
 	mustAdmit(t, l, &h, table, s, accounting.Need{USD: usd(25)}, noon)
-	if b := l.Budgets(noon)[1]; b.Limit != usd(80) || !b.Overridden {
+	if b := l.Budgets(noon)[1]; b.Limit != usd(80) || len(b.Overrides) != 1 {
 		t.Errorf("after its first call the key's limit = %v, want %v: its team is known now", b.Limit, usd(80))
 	}
 }

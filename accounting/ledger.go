@@ -266,7 +266,6 @@ type Budget struct {
 	Reserved    money.NanoUSD // held by calls in flight
 	WindowStart time.Time     // zero for total, as is Reset
 	Reset       time.Time
-	Overridden  bool       // Limit is an override's
 	Overrides   []Override // that are not over and are for this account, the one that holds first
 
 	labels string // Account without its window, for metrics; "" if it has callers' words in it
@@ -306,7 +305,7 @@ func (l *Ledger) Budgets(now time.Time) []Budget {
 				b.Spent, b.Reserved = money.NanoUSD(w.used()), money.NanoUSD(w.reserved())
 				a.mu.Unlock()
 				b.Account, b.WindowStart, b.Reset = w.text, w.opens, w.reset
-				b.Limit, b.Overridden = money.NanoUSD(terms.amount), terms.override != nil
+				b.Limit = money.NanoUSD(terms.amount)
 				list = append(list, b)
 			}
 		}

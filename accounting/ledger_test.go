@@ -481,8 +481,8 @@ func TestOverrides(t *testing.T) {
 		})
 	}
 	for _, b := range l.Budgets(noon) {
-		if b.Overridden != (b.Limit != usd(1)) {
-			t.Errorf("Budgets: %s has limit %v and Overridden %v", b.Account, b.Limit, b.Overridden)
+		if (len(b.Overrides) > 0) != (b.Limit != usd(1)) {
+			t.Errorf("Budgets: %s has limit %v and overrides %v", b.Account, b.Limit, b.Overrides)
 		}
 	}
 }

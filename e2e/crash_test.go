@@ -103,7 +103,6 @@ type tally struct {
 	kills, starting, hits              int // all; before it served; at a failpoint
 	calls, forwarded, settled, refused int
 	orphans                            int
-	over                               money.NanoUSD  // booked beyond a limit, at most
 	reached                            map[string]int // :: failpoint → deaths
 }
 
@@ -113,7 +112,6 @@ func (s *tally) add(o *tally) {
 	s.kills, s.starting, s.hits = s.kills+o.kills, s.starting+o.starting, s.hits+o.hits
 	s.calls, s.forwarded, s.settled, s.refused = s.calls+o.calls, s.forwarded+o.forwarded, s.settled+o.settled, s.refused+o.refused
 	s.orphans += o.orphans
-	s.over = max(s.over, o.over)
 	for name, n := range o.reached {
 		s.reached[name] += n
 	}
@@ -121,7 +119,7 @@ func (s *tally) add(o *tally) {
 
 func (s *tally) String() string {
 	return fmt.Sprintf("%d kills, %d of them at failpoints, %d before it served: %d calls, %d forwarded, %d acknowledged settlements, %d refusals; "+
-		"lost 0, duplicated 0, %d orphans at their bound, at most %s USD booked beyond a limit", s.kills, s.hits, s.starting, s.calls, s.forwarded, s.settled, s.refused, s.orphans, s.over)
+		"lost 0, duplicated 0, %d orphans at their bound, booked beyond a limit 0", s.kills, s.hits, s.starting, s.calls, s.forwarded, s.settled, s.refused, s.orphans)
 }
 
 // crash is one data directory and all that airgate has promised on it.
@@ -380,7 +378,9 @@ func (c *crash) balanced(p *process) {
 		return
 	}
 	wide, tight := c.book.due("wide"), c.book.due("tight")
-	c.over = max(c.over, tight-c.room)
+	if tight > c.room {
+		c.fatalf("%s USD are booked on a budget of %s: orphans included, the bound is one", tight, c.room)
+	}
 	want := map[string]money.NanoUSD{"company": wide + tight, "wide": wide, "tight": tight}
 	for _, b := range got {
 		if b.Spent != want[b.Name].String() || b.Reserved != "0" {

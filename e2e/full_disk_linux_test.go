@@ -214,10 +214,6 @@ func (f *filling) call() played {
 // their end.
 func (f *filling) flight() {
 	f.t.Helper()
-	f.poll(f.process, "to keep room", func() bool {
-		_, err := os.Stat(filepath.Join(f.journal(), "ballast"))
-		return err == nil
-	})
 	begun := make(chan struct{})
 	f.open, f.release = make(chan played, inFlight), make(chan struct{})
 	for range inFlight {

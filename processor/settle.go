@@ -24,23 +24,30 @@ const (
 	slack money.Tokens = 64
 )
 
-// settle ends the hold with what the answer cost and appends the settlement
-// record, unless the cause of an unclean end may still be learned: then Finish
-// appends it. It does nothing the second time.
+// settle finds what the answer cost and books it, unless the cause of an unclean
+// end may still be learned: then Finish books it. It does nothing the second
+// time.
 func (s *Stream) settle(now time.Time) {
 	if s.state != open && s.state != answering {
 		return
 	}
 	s.state = settled
 	s.measure(now)
+	if !s.unclean {
+		s.book(now)
+	}
+}
+
+// book appends the settlement record and then ends the hold with what the
+// answer cost. In this order: who took what the hold gives back, before a crash
+// that charges it whole since it finds no settlement, would be beyond the limit.
+func (s *Stream) book(now time.Time) {
+	s.appendSettlement(now)
 	over := s.p.cfg.Ledger.Settle(&s.hold, s.cost, s.billedTokens(), now)
 	failpoint.Hit("processor.settled")
 	if over > 0 {
 		s.p.cfg.Log.Warn("a call cost more than was held", slog.String("request_id", s.id),
 			slog.String("model", s.rec.Model), slog.String("overdraft_usd", over.String()))
-	}
-	if !s.unclean {
-		s.appendSettlement(now)
 	}
 }
 

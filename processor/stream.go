@@ -210,5 +210,5 @@ func (s *Stream) Finish(now time.Time, c Cause) {
 			s.class = class
 		}
 	}
-	s.appendSettlement(now)
+	s.book(now)
 }

@@ -16,6 +16,9 @@ const (
 	tendEvery  = time.Second
 	ballast    = "ballast"
 	maxBallast = 64 << 20
+	// firstBallast is what Open makes of it before the first call is admitted: some
+	// five hundred settlements. The rest takes time.
+	firstBallast = 1 << 20
 	// quotaPause is how long after a write that found no room the figures of the
 	// disk are not believed: it may be our share that is used up.
 	quotaPause = 10 * time.Second
@@ -117,7 +120,7 @@ func (j *Journal) measure(ctx context.Context) {
 			j.releaseLocked()
 		}
 	case time.Now().Before(j.room.retry):
-	case j.room.ballast > 0:
+	case j.room.ballast >= want && want > 0:
 		j.admitLocked()
 	case want > 0:
 		j.ballastLocked(ctx, want)
@@ -137,6 +140,23 @@ func (j *Journal) admitLocked() {
 func (j *Journal) fullLocked(cause error) {
 	j.room.full = fmt.Errorf("the disk of %s is full (%w): make room on it, admission then goes on by itself", j.cfg.Dir, cause)
 	j.log.Error("the disk is full: calls are refused until it has room", slog.String("dir", j.cfg.Dir), slog.Any("error", cause))
+}
+
+// roomy waits until the disk has room, or the journal is closed. A sink may be on
+// the same disk: what it grows by would be taken from what is kept for the
+// settlements of calls in flight.
+func (j *Journal) roomy(ctx context.Context) error {
+	for {
+		j.mu.Lock()
+		wait := j.room.full != nil && !j.closed && j.err == nil
+		j.mu.Unlock()
+		if !wait {
+			return nil
+		}
+		if err := pause(ctx, shipPause); err != nil {
+			return err
+		}
+	}
 }
 
 // noRoom is what a write comes to that found the disk full.
@@ -209,8 +229,8 @@ func (j *Journal) makeBallast(ctx context.Context, size int64) error {
 	return err
 }
 
-// findBallast looks for that of an earlier process, and gives it up at once if
-// the room is needed: Open itself writes.
+// findBallast looks for that of an earlier process, or makes the first part of
+// one, and gives it up at once if the room is needed: Open itself writes.
 func (j *Journal) findBallast(ctx context.Context) {
 	f, err := j.disk.Open(filepath.Join(j.cfg.Dir, ballast))
 	if err == nil {
@@ -219,8 +239,18 @@ func (j *Journal) findBallast(ctx context.Context) {
 		}
 		_ = f.Close() // it was only looked at
 	}
-	if j.room.ballast == 0 {
-		j.room.retry = j.opened.Add(tendEvery) // Open does not wait for it
+	free, size, err := j.disk.Space(j.cfg.Dir)
+	want, low, _ := watermarks(size)
+	if j.room.ballast == 0 && err == nil && want > 0 && free >= low+want {
+		first := min(want, firstBallast)
+		if err := j.makeBallast(ctx, first); err != nil {
+			j.log.Warn("the journal's ballast could not be made", slog.Any("error", err))
+		} else {
+			j.room.ballast = first
+		}
+	}
+	if j.room.ballast < want {
+		j.room.retry = j.opened.Add(tendEvery) // Open does not wait for all of it
 	}
 	j.measure(ctx)
 }

@@ -179,6 +179,9 @@ func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64,
 			continue
 		}
 		s.progress.behind(batch[0].Time)
+		if err := s.j.roomy(ctx); err != nil {
+			return err
+		}
 		parked := s.sink.Parked()
 		if err := s.try(ctx, func() error { return s.sink.Write(ctx, batch) }); err != nil {
 			return err

@@ -27,6 +27,30 @@ type toldBudget struct {
 	Reset       *time.Time     `json:"reset"`
 	Forecast    *money.NanoUSD `json:"forecast_usd"`
 	ExhaustsAt  *time.Time     `json:"exhausts_at"`
+	Overrides   []toldOverride `json:"overrides"`
+}
+
+// toldOverride is one of a budget's overrides.
+type toldOverride struct {
+	For    string        `json:"for"`
+	Limit  money.NanoUSD `json:"limit_usd"`
+	Until  *time.Time    `json:"until"`
+	By     string        `json:"by"`
+	Reason string        `json:"reason"`
+}
+
+func (o *toldOverride) String() string {
+	text := o.Limit.String() + " USD for " + o.For
+	if o.Until != nil {
+		text += " until " + o.Until.Format(time.RFC3339)
+	}
+	if o.By != "" {
+		text += ", by " + o.By
+	}
+	if o.Reason != "" {
+		text += ": " + o.Reason
+	}
+	return text
 }
 
 func newBudgets(t *terminal, f *flags) *cobra.Command {
@@ -114,6 +138,9 @@ func tellBudget(t *terminal, o *format, accounts []toldBudget, now time.Time) er
 			{"exhausts_at", instant(b.ExhaustsAt, "-")},
 			{"window_start", instant(b.WindowStart, "-")},
 			{"reset", instant(b.Reset, "never")},
+		}
+		for i := range b.Overrides {
+			rows = append(rows, []string{"override", b.Overrides[i].String()})
 		}
 		for _, text := range b.warnings(now) {
 			rows = append(rows, []string{"warning", text})

@@ -70,6 +70,7 @@ func whole(t *testing.T) Config {
 	if err := sink.Write(t.Context(), book); err != nil {
 		t.Fatal(err)
 	}
+	until := time.Date(2026, time.December, 1, 0, 0, 0, 0, time.UTC)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "airgate_test"}, func() float64 { return 1 }))
 	return Config{
@@ -80,7 +81,9 @@ func whole(t *testing.T) Config {
 					Name: "search", Account: "usd|team=search", Scope: "team=search", Owner: "kim", Limit: 500 * money.USD, Spent: money.USD / 2,
 					WindowStart: now.Add(-time.Hour), Reset: now.Add(time.Hour),
 				},
-				{Name: "company", Mode: accounting.Shadow, Limit: money.USD, Reserved: 1, Overridden: true},
+				{Name: "company", Mode: accounting.Shadow, Limit: money.USD, Reserved: 1, Overrides: []accounting.Override{{
+					For: accounting.Match{Team: []string{"search"}}, Amount: int64(money.USD), Until: until, By: "kim", Reason: "INC-12",
+				}}},
 			}
 		},
 		Snapshot: func() *config.Snapshot { return snapshot },
@@ -457,14 +460,16 @@ func TestBudgets(t *testing.T) {
 	delete(first, "forecast_usd")
 	want := map[string]any{
 		"name": "search", "account": "usd|team=search", "scope": "team=search", "owner": "kim", "mode": "enforce",
-		"limit_usd": "500", "spent_usd": "0.5", "reserved_usd": "0", "exhausts_at": nil, "overrides": false,
+		"limit_usd": "500", "spent_usd": "0.5", "reserved_usd": "0", "exhausts_at": nil, "overrides": []any{},
 	}
 	if d := cmp.Diff(want, first); d != "" {
 		t.Errorf("budget, want - got +:\n%s", d)
 	}
 	want = map[string]any{
 		"name": "company", "account": "", "scope": "", "owner": "", "mode": "shadow", "limit_usd": "1", "spent_usd": "0", "reserved_usd": "0.000000001",
-		"window_start": nil, "reset": nil, "forecast_usd": nil, "exhausts_at": nil, "overrides": true,
+		"window_start": nil, "reset": nil, "forecast_usd": nil, "exhausts_at": nil, "overrides": []any{map[string]any{
+			"for": "team=search", "limit_usd": "1", "until": "2026-12-01T00:00:00Z", "by": "kim", "reason": "INC-12",
+		}},
 	}
 	if d := cmp.Diff(want, second); d != "" {
 		t.Errorf("budget, want - got +:\n%s", d)

@@ -29,7 +29,24 @@ type budget struct {
 	Reset       *time.Time     `json:"reset"`
 	Forecast    *money.NanoUSD `json:"forecast_usd"`
 	ExhaustsAt  *time.Time     `json:"exhausts_at"`
-	Overrides   bool           `json:"overrides"`
+	Overrides   []override     `json:"overrides"` // that are not over, the one that holds first
+}
+
+// override is an amount that holds in the budget's place.
+type override struct {
+	For    string        `json:"for"`
+	Limit  money.NanoUSD `json:"limit_usd"`
+	Until  *time.Time    `json:"until"`
+	By     string        `json:"by"`
+	Reason string        `json:"reason"`
+}
+
+func overridesOf(b *accounting.Budget) []override {
+	told := make([]override, len(b.Overrides))
+	for i, o := range b.Overrides {
+		told[i] = override{For: o.For.String(), Limit: money.NanoUSD(o.Amount), Until: at(o.Until), By: o.By, Reason: o.Reason}
+	}
+	return told
 }
 
 func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
@@ -41,7 +58,7 @@ func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
 		row := budget{
 			Name: b.Name, Account: b.Account, Scope: b.Scope, Owner: b.Owner, Mode: b.Mode.String(),
 			Limit: b.Limit, Spent: b.Spent, Reserved: b.Reserved,
-			WindowStart: at(b.WindowStart), Reset: at(b.Reset), Overrides: b.Overridden,
+			WindowStart: at(b.WindowStart), Reset: at(b.Reset), Overrides: overridesOf(&b),
 		}
 		row.Forecast, row.ExhaustsAt = forecast(&b, now)
 		out = append(out, row)
