@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+	"database/sql"
 	"errors"
 	"net/http"
 	"os"
@@ -19,10 +21,8 @@ import (
 const (
 	noMount  = 3        // exit code of a process that may not mount after all
 	tinyDisk = 24 << 20 // bytes
-	// What others leave to airgate: so little that it says so before it comes to
-	// the end, and so little that it comes there first.
-	littleRoom, noRoom = 512 << 10, 16 << 10
-	inFlight           = 40 // calls, as the disk fills up
+	noRoom   = 16 << 10 // what others leave to airgate
+	inFlight = 40       // calls, as the disk fills up
 )
 
 // A real, tiny disk fills up: calls are refused before a promise is broken,
@@ -123,8 +123,13 @@ func fullDisk(t *testing.T, records string) {
 
 	f := c.onTiny("")
 	f.flight()
-	d.takeRoom(littleRoom)
+	goOn := c.holdSink()
+	for range 1600 { // the sink lags
+		f.call()
+	}
+	d.takeRoom(noRoom)
 	f.fill()
+	goOn() // it must not take the room that is kept for the settlements
 	f.settle()
 	d.makeRoom()
 	f.admit()
@@ -211,6 +216,28 @@ func (f *filling) call() played {
 }
 
 // flight begins calls that go on while the disk fills up, once room is kept for
+// holdSink keeps airgate's sink from writing until goOn is called.
+func (c *crash) holdSink() (goOn func()) {
+	c.t.Helper()
+	db, err := sql.Open("sqlite", "file:"+c.records)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	db.SetMaxOpenConns(1)
+	if !eventually(func() bool {
+		_, err := db.ExecContext(context.Background(), "BEGIN IMMEDIATE")
+		return err == nil
+	}) {
+		c.t.Fatal("the sink cannot be held up")
+	}
+	return func() {
+		if _, err := db.ExecContext(context.Background(), "ROLLBACK"); err != nil {
+			c.t.Error(err)
+		}
+		_ = db.Close() // it was only held
+	}
+}
+
 // their end.
 func (f *filling) flight() {
 	f.t.Helper()
