@@ -6,6 +6,7 @@ GO       ?= go
 PYTHON   ?= python3
 FUZZTIME ?= 5m
 KILLS    ?= 10000
+SIMCALLS ?= 5000000
 
 TOOLS    := $(CURDIR)/.tools
 VENV     := $(TOOLS)/python
@@ -25,7 +26,7 @@ export CGO_ENABLED := 0
 # under the race detector, which allocates itself.
 RACE := ./accounting ./accounting/journal/... ./accounting/quota/... ./envoy/... ./policy/config ./processor
 
-.PHONY: help build run test vet race e2e crash bench fuzz lint fmt tools sdks prices clean
+.PHONY: help build run test vet race e2e sim crash bench fuzz lint fmt tools sdks prices clean
 .DELETE_ON_ERROR:
 
 # The first target is what a bare make does.
@@ -34,6 +35,7 @@ help:
 	@echo "make test    everything a change must pass"
 	@echo "make build   bin/airgate"
 	@echo "make e2e     the end-to-end tests alone: real Envoy, real SDKs"
+	@echo "make sim     SIMCALLS (5000000) calls in simulated worlds of crashes, failing disks and clocks that jump"
 	@echo "make crash   kills the real binary KILLS (10000) times under load"
 	@echo "make bench   what airgate costs beside plain Envoy and a no-op server"
 	@echo "make fuzz    each fuzz target for FUZZTIME (5m)"
@@ -61,6 +63,11 @@ race: $(ENVOY)
 	@if command -v "$${CC:-cc}" >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race -skip 'Alloc' $(if $(CI),-count=1) $(RACE); \
 	elif [ -n "$(CI)" ]; then echo "no C compiler: the race detector needs one" >&2; exit 1; \
 	else echo "no C compiler: tests run without the race detector"; fi
+
+# SIMSEED=n is the first world; without it each run sees others. A world that
+# fails is named, and replayed alone with -sim.seed.
+sim:
+	$(GO) test ./processor -run '^TestSimulation$$' -count=1 -timeout 0 -v -sim.calls $(SIMCALLS) -sim.first $${SIMSEED:-$$(date +%s)}
 
 e2e: $(ENVOY) sdks
 	$(GO) test -count=1 ./e2e/...

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -97,11 +96,11 @@ func (b *Balances) book(accounts []string, cost money.NanoUSD) {
 		return
 	}
 	for _, a := range accounts {
-		if sum := b.spent[a] + cost; cost < 0 || sum > b.spent[a] {
-			b.spent[a] = sum
-		} else {
-			b.spent[a] = math.MaxInt64 // saturates: a sum must not wrap into a full budget
+		if cost > 0 && b.spent[a] > maxAmount-cost {
+			b.spent[a] = maxAmount // saturates, with room for what is spent on top: a sum must not wrap into a full budget
+			continue
 		}
+		b.spent[a] += cost
 	}
 }
 

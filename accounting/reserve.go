@@ -41,6 +41,9 @@ func (l *Ledger) Reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) *
 // TryReserve is Reserve, but what a budget refuses leaves h open as it was, and
 // is not counted: the caller may ask again for less.
 func (l *Ledger) TryReserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) *Refusal {
+	if !h.open {
+		h.begin()
+	}
 	before := h.n
 	r, counted := l.reserve(h, t, s, n, now)
 	if r != nil && !counted {

@@ -31,7 +31,7 @@ const (
 	// maxTokens and maxCredible are beyond any real call, and small enough that
 	// no sum of them overflows.
 	maxTokens   money.Tokens  = 1 << 50
-	maxCredible money.NanoUSD = 1 << 60
+	maxCredible money.NanoUSD = 1 << 50
 )
 
 // admit checks model, purpose, price, boundedness, rules, limits and budgets,
@@ -137,6 +137,9 @@ func (s *Stream) clamp(now time.Time) bool {
 		return false
 	}
 	fit, ok := s.fit(room)
+	if think := s.request.Thinking; think < s.maxOut {
+		floor = max(floor, think+1) // the provider refuses a cap that is not above it
+	}
 	if !ok || fit < floor || fit >= s.maxOut {
 		return false
 	}
@@ -230,10 +233,7 @@ func (s *Stream) bound(now time.Time) Action {
 	worst, err := s.worst()
 	switch {
 	case errors.Is(err, money.ErrOverflow), worst > maxCredible:
-		if a := s.soften(CostUnbounded, now, "the call can cost more than can be counted; lower its output cap or its choices"); a != nil {
-			return a
-		}
-		worst = maxCredible
+		return s.refuse(CostUnbounded, now, "the call can cost more than can be counted; lower its output cap or its choices")
 	case err != nil && budgeted:
 		return s.refuse(CostUnbounded, now, "a part of the call has no price ("+err.Error()+")")
 	}
@@ -258,7 +258,10 @@ func (s *Stream) reach() accounting.Reach {
 // otherwise; to hold the priority price for every such call would leave half of
 // each budget unused. A dearer answer is an overdraft.
 func (s *Stream) tier() string {
-	return cmp.Or(s.request.ServiceTier, s.provider().ServiceTier, "default")
+	if asked := s.request.ServiceTier; asked != "" && asked != "auto" {
+		return asked
+	}
+	return cmp.Or(s.provider().ServiceTier, s.request.ServiceTier, "default")
 }
 
 // provider is the target's.

@@ -285,6 +285,25 @@ type segment struct {
 	disk.File
 
 	name string // path
+
+	syncing chan struct{} // holds one while a sync runs: they come one at a time
+	bad     error         // of the first sync that failed: the kernel tells it once
+}
+
+func newSegment(h header, f disk.File, name string) *segment {
+	return &segment{header: h, File: f, name: name, syncing: make(chan struct{}, 1)}
+}
+
+// Sync makes durable what was written. After an error it returns that for ever:
+// who appends and who keeps sync the same file, and the kernel tells only one of
+// them.
+func (s *segment) Sync() error {
+	s.syncing <- struct{}{}
+	defer func() { <-s.syncing }()
+	if s.bad == nil {
+		s.bad = s.File.Sync()
+	}
+	return s.bad
 }
 
 func openSegment(d disk.Disk, name string) (*segment, error) {
@@ -292,7 +311,7 @@ func openSegment(d disk.Disk, name string) (*segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open segment: %w", err)
 	}
-	s := &segment{File: f, name: name}
+	s := newSegment(header{}, f, name)
 	if s.header, err = parseHeader(f); err != nil {
 		return nil, errors.Join(&CorruptError{Segment: name, Err: err}, f.Close())
 	}

@@ -432,6 +432,9 @@ func (j *Journal) renumberLocked() {
 	if j.durable == j.written {
 		j.since = time.Time{}
 	}
+	if j.syncing && j.target == j.written {
+		j.next = time.Time{}
+	}
 	b := j.filling
 	if b == nil {
 		return

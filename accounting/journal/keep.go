@@ -33,6 +33,9 @@ func (j *Journal) keep() {
 			j.rotateLocked(true)
 		case j.durable < j.written:
 			j.paceLocked()
+			if j.broken || j.err != nil {
+				continue // a write failed meanwhile: what is written is not all in the file
+			}
 			if err := j.syncLocked(); err != nil {
 				j.rotateLocked(false)
 			}
@@ -238,5 +241,5 @@ func (j *Journal) create(first uint64, prev record.Hash, covered uint64, checkpo
 		return nil, 0, err
 	}
 	failpoint.Hit("journal.created")
-	return &segment{header: h, File: f, name: name}, int64(len(b)), nil
+	return newSegment(h, f, name), int64(len(b)), nil
 }

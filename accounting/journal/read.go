@@ -218,6 +218,11 @@ func (r *reader) look() error {
 	if err != nil {
 		return err
 	}
+	size, err := r.walk.Size()
+	if err != nil {
+		return err
+	}
+	r.walk.scanner.limit, r.walk.window = size, r.walk.window[:0]
 	r.limit = 0
 	for _, name := range names {
 		if name > filepath.Base(r.walk.name) {
@@ -230,6 +235,7 @@ func (r *reader) look() error {
 
 // goOn decides what the end of the present segment means: nil = read on.
 func (r *reader) goOn(end error) error {
+	was := r.walk.scanner.limit
 	if err := r.look(); err != nil {
 		return err
 	}
@@ -241,7 +247,7 @@ func (r *reader) goOn(end error) error {
 	if err != nil {
 		return fmt.Errorf("size of segment: %w", err)
 	}
-	grown := size > r.walk.limit
+	grown := size > was
 	r.walk.limit, r.walk.window = size, r.walk.window[:0]
 	switch torn := errors.Is(end, io.EOF) || errors.Is(end, errFrame); {
 	case grown:

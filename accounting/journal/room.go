@@ -22,6 +22,8 @@ const (
 	// quotaPause is how long after a write that found no room the figures of the
 	// disk are not believed: it may be our share that is used up.
 	quotaPause = 10 * time.Second
+	// fullPause is the time between two batches to a sink while the disk is full.
+	fullPause = 10 * time.Second
 )
 
 // room is what is left on the disk. A file of ballast keeps room for the
@@ -142,21 +144,23 @@ func (j *Journal) fullLocked(cause error) {
 	j.log.Error("the disk is full: calls are refused until it has room", slog.String("dir", j.cfg.Dir), slog.Any("error", cause))
 }
 
-// roomy waits until the disk has room, or the journal is closed. A sink may be on
-// the same disk: what it grows by would be taken from what is kept for the
-// settlements of calls in flight.
+// roomy waits while the disk is full, for as long as fullPause. A sink may be on
+// the same disk: what it grows by is taken from what is kept for the settlements
+// of calls in flight. It may be elsewhere too, and then what it takes can be
+// deleted here.
 func (j *Journal) roomy(ctx context.Context) error {
-	for {
+	for end := time.Now().Add(fullPause); time.Now().Before(end); {
 		j.mu.Lock()
-		wait := j.room.full != nil && !j.closed && j.err == nil
+		full := j.room.full != nil && !j.closed && j.err == nil
 		j.mu.Unlock()
-		if !wait {
+		if !full {
 			return nil
 		}
 		if err := pause(ctx, shipPause); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // noRoom is what a write comes to that found the disk full.

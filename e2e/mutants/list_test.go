@@ -177,8 +177,8 @@ func list() []mutant {
 		{
 			breaks: "a sum never wraps into a full budget",
 			file:   "accounting/balances.go",
-			line:   "b.spent[a] = math.MaxInt64",
-			mutant: "b.spent[a] = min(sum, math.MaxInt64)",
+			line:   "		if cost > 0 && b.spent[a] > maxAmount-cost {\n",
+			mutant: "		if cost > 0 && b.spent[a] > maxAmount {\n",
 			tests:  "TestBalances",
 		},
 		{

@@ -110,6 +110,9 @@ func (c *compiler) budget(b *budget) accounting.Limit {
 			For: c.match(&o.For), Amount: int64(o.USD.v), Until: o.Until.in(b.TimeZone.v), By: o.By.v, Reason: o.Reason.v,
 		})
 		a := &out.Overrides[i]
+		if a.Until.Year() > 2261 {
+			c.report(o.Until.at, "is beyond 2261: leave until out of an override that holds for good")
+		}
 		c.overridable(o, b.Each)
 		same := a.For.String() + a.Until.String()
 		if before, dup := first[same]; dup && o.For.good() && !o.Until.refused {

@@ -75,7 +75,10 @@ type Request struct {
 	// tells 0 from absent. CapSpans are the values of the caps present.
 	MaxOutput    money.Tokens
 	HasMaxOutput bool
-	CapSpans     [2]Span
+	// Thinking is the part of MaxOutput that Anthropic is told to think with at
+	// most: it refuses a cap that is not above it. 0 = not said.
+	Thinking money.Tokens
+	CapSpans [2]Span
 	// NullCap is the endpoint's own cap field where it is present but null.
 	NullCap Span
 	// DefaultOutput is the cap the provider documents for a request without

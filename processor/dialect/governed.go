@@ -62,6 +62,7 @@ const (
 	actRetention
 	actReasoning
 	actCount // a governed number that changes nothing
+	actThinking
 	actType
 	actID
 	actRole
@@ -265,6 +266,10 @@ func (p *parser) apply(f *field, k kind, v Span) bool {
 	case actMaxUses:
 		n, present, ok := p.count(f, k, v)
 		p.obj.maxUses, p.obj.hasUses = n, present
+		return ok
+	case actThinking:
+		n, _, ok := p.count(f, k, v)
+		r.Thinking = money.Tokens(n)
 		return ok
 	case actCount:
 		_, _, ok := p.count(f, k, v)

@@ -161,7 +161,7 @@ func TestParseRequestFacts(t *testing.T) {
 
 		"plain messages":            {messages, ``, func(*Request) {}},
 		"anthropic cap":             {messages, `"max_tokens":9`, func(r *Request) { r.HasMaxOutput, r.MaxOutput = true, 9 }},
-		"thinking":                  {messages, `"thinking":{"type":"enabled","budget_tokens":2000}`, func(*Request) {}},
+		"thinking":                  {messages, `"thinking":{"type":"enabled","budget_tokens":2000}`, func(r *Request) { r.Thinking = 2000 }},
 		"anthropic client tools":    {messages, `"tools":[{"name":"f","input_schema":{}},{"type":"custom","name":"g"},{"type":"bash_20250124"},{"type":"text_editor_20250728"},{"type":"computer_20250124"},{"type":"memory_20250818"}]`, func(r *Request) { r.Tools = true }},
 		"anthropic server tool":     {messages, `"tools":[{"type":"web_search_20250305"}]`, func(r *Request) { r.Tools, r.ServerTools = true, true }},
 		"anthropic capped tools":    {messages, `"tools":[{"type":"web_search_20250305","max_uses":2},{"type":"web_fetch_20250910","max_uses":3}]`, func(r *Request) { r.Tools, r.ServerCalls = true, 5 }},

@@ -199,7 +199,7 @@ var shapes = [shapeCount]shape{ //nolint:gochecknoglobals // an immutable table
 		{"model", actToolModel, noShape},
 		{"cache_control", actCache, cacheControl},
 	}},
-	anthropicThinking: {fields: []field{{"budget_tokens", actCount, noShape}}},
+	anthropicThinking: {fields: []field{{"budget_tokens", actThinking, noShape}}},
 	anthropicContainer: {fields: []field{
 		{"id", actStored, noShape},
 		{"skills", actNone, anthropicSkill},

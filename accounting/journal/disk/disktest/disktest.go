@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -393,9 +394,10 @@ func (d *Disk) List(dir string) ([]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var all []string
+	dir += "/"
 	for path := range d.names {
-		if filepath.Dir(path) == dir {
-			all = append(all, filepath.Base(path))
+		if name, below := strings.CutPrefix(path, dir); below && !strings.Contains(name, "/") {
+			all = append(all, name)
 		}
 	}
 	slices.Sort(all)
