@@ -222,7 +222,7 @@ func (r *reader) look() error {
 	if err != nil {
 		return err
 	}
-	r.walk.scanner.limit, r.walk.window = size, r.walk.window[:0]
+	r.walk.limit, r.walk.window = size, r.walk.window[:0]
 	r.limit = 0
 	for _, name := range names {
 		if name > filepath.Base(r.walk.name) {
@@ -235,7 +235,7 @@ func (r *reader) look() error {
 
 // goOn decides what the end of the present segment means: nil = read on.
 func (r *reader) goOn(end error) error {
-	was := r.walk.scanner.limit
+	was := r.walk.limit
 	if err := r.look(); err != nil {
 		return err
 	}

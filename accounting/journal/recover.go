@@ -51,7 +51,7 @@ func (e *CorruptError) Error() string {
 	text := fmt.Sprintf("%s is damaged at byte %d, behind record %d: %v", e.Segment, e.Offset, e.Seq, e.Err)
 	if e.Copy != "" {
 		text += fmt.Sprintf("; nothing was cut, a copy is in %s. Restore the file from a backup; or, to go on without what only it has, "+
-			"move the directory %s away for good: what no sink has of it is then lost, and audit verify says which records those are", e.Copy, filepath.Dir(e.Segment))
+			"move the directory %s away for good: what no sink has of it is then lost (audit verify says which records), and every budget begins at 0", e.Copy, filepath.Dir(e.Segment))
 	}
 	return text
 }
