@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"airgate/accounting/journal"
 	"airgate/accounting/money"
@@ -97,6 +99,20 @@ func (b *book) readWriter(journalDir, database, writer string) (life, error) {
 		}
 		if err := next(r, err); err != nil {
 			return l, err
+		}
+	}
+	if head.Seq == 0 { // its last segment may have begun behind its last record
+		segments, err := filepath.Glob(filepath.Join(journalDir, writer, "*.wal"))
+		if err != nil {
+			return l, err
+		}
+		for _, segment := range segments {
+			if first := strings.TrimLeft(filepath.Base(segment)[:20], "0"); first != "1" {
+				if err := deleted(database, writer, math.MaxUint64, next); err != nil {
+					return l, err
+				}
+				break
+			}
 		}
 	}
 	if head.Seq > 0 {
