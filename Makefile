@@ -26,7 +26,7 @@ export CGO_ENABLED := 0
 # under the race detector, which allocates itself.
 RACE := ./accounting ./accounting/journal/... ./accounting/quota/... ./envoy/... ./policy/config ./processor
 
-.PHONY: help build run test vet race e2e sim crash bench fuzz lint fmt tools sdks prices clean
+.PHONY: help build run test vet race e2e sim crash mutants bench fuzz lint fmt tools sdks prices clean
 .DELETE_ON_ERROR:
 
 # The first target is what a bare make does.
@@ -37,6 +37,7 @@ help:
 	@echo "make e2e     the end-to-end tests alone: real Envoy, real SDKs"
 	@echo "make sim     SIMCALLS (5000000) calls in simulated worlds of crashes, failing disks and clocks that jump"
 	@echo "make crash   kills the real binary KILLS (10000) times under load"
+	@echo "make mutants removes each safety line in turn and sees a test miss it"
 	@echo "make bench   what airgate costs beside plain Envoy and a no-op server"
 	@echo "make fuzz    each fuzz target for FUZZTIME (5m)"
 	@echo "make lint    golangci-lint and go mod tidy; make fmt formats"
@@ -75,6 +76,10 @@ e2e: $(ENVOY) sdks
 # A kill takes some 70 ms; two run at a time.
 crash:
 	CRASH_KILLS=$(KILLS) $(GO) test -count=1 -run '^TestCrash$$' -timeout 4h -v ./e2e
+
+# Each mutant compiles and links a test binary; make test tries one of each file.
+mutants:
+	$(GO) test ./e2e/mutants -count=1 -timeout 60m -mutants
 
 # BENCH_ROUNDS=n sets the rounds of the run through Envoy.
 bench: $(ENVOY)

@@ -244,6 +244,29 @@ func TestWhatAFailedSyncLeftIsMadeToLast(t *testing.T) {
 	}
 }
 
+// The keeper waits between two syncs. A settlement whose write fails meanwhile is
+// in no file yet: what the keeper syncs then must not count it as durable.
+func TestASettlementThatMovesWhileTheKeeperWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := disktest.New(1)
+		j := open(t, Config{Dir: simDir, SyncEvery: 2 * time.Millisecond, Disk: d})
+		if err := try(j, record.Settle); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // the keeper waits
+		d.FailNext(1, "write")
+		for range 2 {
+			if err := try(j, record.Settle); err != nil {
+				t.Fatalf("Append = %v, want nil: a settlement is not refused", err)
+			}
+		}
+		closed(t, j)
+		if got := heads(t, d, simDir)[j.Writer()]; got != 4 {
+			t.Errorf("%d records are there, want 4", got)
+		}
+	})
+}
+
 func TestAFailedWriteIsRolledBack(t *testing.T) {
 	d := disktest.New(1)
 	state := newTally()

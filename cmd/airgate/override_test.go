@@ -40,7 +40,7 @@ func TestOverridesAreInTheBook(t *testing.T) {
 		}
 		t.Fatalf("changes %v, want %d, the newest %s", codes, n, code)
 	}
-	write("{for: {team: search}, usd: 700, until: 2999-12-01, by: kim, reason: INC-12}")
+	write("{for: {team: search}, usd: 700, until: 2200-12-01, by: kim, reason: INC-12}")
 	g := open(t, o)
 	wait(g, 1, "override_set")
 	shut(t, g)
