@@ -1,21 +1,30 @@
 // Package quota is the contract of the shared quota state: how much of each
-// account-window is escrowed to which replica, and how much is spent.
+// account-window is escrowed to which replica and how much is spent, how full
+// each rate's bucket is, and who has which permits.
 //
 // Safety never depends on a clock: a grant is spent or returned by its owner,
 // or stays set aside. All fields of a call are cumulative per replica
-// incarnation, so a repeated or reordered call changes nothing.
+// incarnation, so a repeated or reordered call changes nothing. A store can
+// lose what it has acknowledged; then it grants nothing until its owners have
+// told it again.
 package quota
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
-// Key names one account-window. Values of both parts are canonical text made
-// by package accounting; a store never parses them.
+// ErrUnavailable is in every error that a Store returns since it could not be
+// asked, or did not answer in time.
+var ErrUnavailable = errors.New("quota store unavailable")
+
+// Key names one account-window, one bucket or one set of permits. Values of both
+// parts are canonical text made by package accounting; a store never parses
+// them.
 type Key struct {
 	Account string // resource + match + each + window kind + zone, with the values of each
-	Window  string // "2026-11", "2026-11-03", "total"
+	Window  string // "2026-11", "2026-11-03", "total"; "" of rates and permits
 }
 
 // Mode says what a Sync may do besides reporting.
@@ -28,13 +37,24 @@ const (
 	NoGrants             // report only
 )
 
+// Share is what one replica has of an account-window, cumulative. Of two words
+// for the same replica the greater of each field holds.
+type Share struct {
+	Replica  string
+	Granted  int64
+	Returned int64
+	Spent    int64
+}
+
 // Sync is one replica's report on one account-window and its wish. Amounts
-// are in the account's own unit (nano-USD for money) and less than 2^53 in
-// any store that counts in doubles.
+// are in the account's own unit (nano-USD for money) and, in multiples of Unit,
+// less than 2^53.
 type Sync struct {
 	Key      Key
+	Unit     int64  // a store may round to multiples of it, against the replica; 0 = 1
 	Replica  string // replica.incarnation
 	Seq      uint64 // ≥ 1, grows with every new call of this replica on this key; a repeat keeps it
+	Known    bool   // the store has answered this replica on this key before
 	Seen     int64  // granted, as the replica last knew it; more than the store knows = the owner is right
 	Returned int64  // cumulative
 	Spent    int64  // cumulative
@@ -45,6 +65,9 @@ type Sync struct {
 	Now      time.Time // the caller's clock
 	Expire   time.Time // by that clock, when the account-window may be forgotten; zero = never
 	Mode     Mode
+	Recall   bool    // if Need is not granted and others have escrow, ask them to return what is idle
+	Detail   bool    // answer with Shares
+	Others   []Share // what this replica knows of others, to a store that has lost it
 }
 
 // State is the store's answer.
@@ -56,28 +79,109 @@ type State struct {
 	Escrowed int64  // granted to all replicas, neither spent nor returned
 	Limit    int64  // in force
 	Version  uint64
+	Active   int     // replicas that have escrow, this one included
+	Lost     bool    // the store may not know all that it granted: it grants nothing until Owner.Reassert
+	Shares   []Share // of all others, if Detail
+}
+
+// Take is one replica's report on the bucket of one rate, and its wish. The
+// amounts are the time in which so much flows back, in microseconds: what is
+// taken moves the bucket's theoretical arrival time ahead (GCRA), by the
+// store's clock. All are less than 2^53.
+type Take struct {
+	Key      Key
+	Replica  string
+	Seq      uint64 // as in Sync
+	Seen     int64  // taken, cumulative, as the replica last knew it; more = debt, taken by its word
+	Returned int64  // cumulative; of what flowed back meanwhile nothing is refunded
+	Want     int64  // take this much if it is there …
+	Need     int64  // … or else this much, or nothing
+	Capacity int64  // of the bucket
+}
+
+// Taken is the store's answer to a Take.
+type Taken struct {
+	Seq   uint64
+	Taken int64         // by this replica, cumulative
+	Level int64         // of the bucket, all replicas: microseconds until it is full
+	Wait  time.Duration // until Need is there, if it was not taken
+}
+
+// Permits is one replica's report on a concurrency limit, and its wish. A permit
+// lasts for TTL by the store's clock unless it is asked for again: a gauge has
+// no window at whose end it would come back by itself.
+type Permits struct {
+	Key     Key
+	Replica string
+	Seq     uint64 // as in Sync
+	InUse   int64  // stays this replica's, even beyond Limit
+	Want    int64  // in all, at least InUse; nothing beyond what is free
+	Limit   int64
+	TTL     time.Duration
+	Recall  bool // if less than Want is there, ask others to return what is idle
+}
+
+// Permitted is the store's answer to a Permits.
+type Permitted struct {
+	Seq    uint64
+	Mine   int64 // in all, at least InUse
+	Others int64 // that have not expired
 }
 
 // Store is the shared quota state. The invariant at every grant:
-// Settled + Escrowed ≤ Limit. Every implementation passes quotatest.Run.
+// Settled + Escrowed ≤ Limit. Every implementation passes quotatest.Run. Its
+// methods are safe for concurrent use. An error means that it is not known
+// whether the call took place. An implementation has a deadline of its own:
+// callers wait on it with a request in hand.
 type Store interface {
-	// Sync is atomic per key and safe for concurrent use. In this order:
+	// Sync is atomic per key. In this order:
 	//
 	//  1. the newest limit version wins;
 	//  2. Seq older than the replica's last: a stale duplicate, nothing
 	//     changes, the limit included;
 	//  3. Seen greater than what the store granted: the store lost a grant, or
-	//     the owner overdrew; the owner's word is adopted;
+	//     the owner overdrew; the owner's word is adopted, and so is that for
+	//     Others;
 	//  4. what Returned and Spent grew by leaves escrow, the latter is settled;
 	//  5. only with a new Seq: Close gives back the whole escrow; Normal grants
-	//     min(Want, Limit − Settled − Escrowed) if that is positive and ≥ Need.
+	//     min(Want, Limit − Settled − Escrowed) if that is positive and ≥ Need,
+	//     and the store has not lost anything.
+	//
+	// A store that does not know a replica which is Known has lost it.
+	//
+	// The answer is cumulative, so a repeat of Seq is answered alike and a lost
+	// answer loses nothing.
 	//
 	// A clock can be set: a store forgets an account-window when Expire has come
 	// and Expire − Now of each of its calls has passed since that call, too.
-	//
-	// The answer is cumulative, so a repeat of Seq is answered alike and a lost
-	// answer loses nothing. An error means that it is not known whether the
-	// call took place. An implementation has a deadline of its own: callers
-	// wait on it with a request in hand.
 	Sync(ctx context.Context, s Sync) (State, error)
+
+	// Take is atomic per key. A replica that the bucket does not know begins
+	// there: what it has Seen and Returned before was forgotten with a bucket
+	// that was full. Any interval T admits, over all replicas, at most Capacity
+	// and what flows in during T, beside what replicas have in hand.
+	Take(ctx context.Context, t Take) (Taken, error)
+
+	// Permit is atomic per key. What the unexpired permits of all others leave of
+	// Limit is this replica's to have.
+	Permit(ctx context.Context, p Permits) (Permitted, error)
+
+	// Watch tells o what others ask for and what the store has lost, until ctx
+	// ends; then it returns nil. It is called once. A store that is unreachable
+	// does not end it. replica is counted as alive as long as it runs, and left
+	// when it ends.
+	Watch(ctx context.Context, replica string, o Owner) error
+}
+
+// Owner is a replica that has escrow. Its methods are called by Watch, one at a
+// time.
+type Owner interface {
+	// Recall says that another replica lacks what may be idle here.
+	Recall(k Key)
+
+	// Reassert says that the store may have lost what it acknowledged: the owner
+	// Syncs, with NoGrants and Others, every account-window that it has touched
+	// and for which lost is true. When all owners have returned nil, or those that
+	// have not are taken for gone, the store grants again.
+	Reassert(ctx context.Context, lost func(Key) bool) error
 }

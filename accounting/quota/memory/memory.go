@@ -1,6 +1,6 @@
-// Package memory is the quota state of one process. It answers a Sync without
-// I/O, never fails, and forgets everything when the process ends: what was
-// spent comes back from the journal.
+// Package memory is the quota state of one process. It answers without I/O,
+// never fails, loses nothing, and forgets everything when the process ends: what
+// was spent comes back from the journal.
 package memory
 
 import (
@@ -15,19 +15,23 @@ import (
 
 const shards = 64
 
-// Store is a quota.Store in memory. It allocates only for an account-window or
-// a replica it has not met. Account-windows are dropped as a call on a new one
-// arrives.
+// Store is a quota.Store in memory. It allocates only for a key or a replica it
+// has not met. Account-windows are dropped as a call on a new one arrives.
 type Store struct {
 	began  time.Time // its own clock is what has passed since: nobody can set it
 	seed   maphash.Seed
 	shards [shards]shard
+
+	mu     sync.Mutex
+	owners map[string]chan quota.Key // :: replica.incarnation → what others ask of it
 }
 
 type shard struct {
 	mu      sync.Mutex
 	windows map[quota.Key]*window // :: account-window → its state
-	expire  time.Time             // no window of this shard expires earlier; zero = none expires
+	buckets map[quota.Key]*bucket
+	permits map[quota.Key]permits
+	expire  time.Time // no window of this shard expires earlier; zero = none expires
 }
 
 // window is one account-window. Invariants: settled = Σ spent and
@@ -51,36 +55,65 @@ type replica struct {
 
 // New returns an empty Store.
 func New() *Store {
-	s := &Store{began: time.Now(), seed: maphash.MakeSeed()} //nolint:forbidigo // nobody else's clock will do: theirs can be set
+	s := &Store{began: time.Now(), seed: maphash.MakeSeed(), owners: make(map[string]chan quota.Key)} //nolint:forbidigo // nobody else's clock will do: theirs can be set
 	for i := range s.shards {
-		s.shards[i].windows = make(map[quota.Key]*window)
+		sh := &s.shards[i]
+		sh.windows, sh.buckets, sh.permits = make(map[quota.Key]*window), make(map[quota.Key]*bucket), make(map[quota.Key]permits)
 	}
 	return s
 }
 
+func (s *Store) shard(k quota.Key) *shard { return &s.shards[maphash.String(s.seed, k.Account)%shards] }
+
+func (s *Store) passed() time.Duration {
+	return time.Since(s.began) //nolint:forbidigo // as in New
+}
+
 // Sync implements quota.Store. The error is always nil.
 func (s *Store) Sync(_ context.Context, c quota.Sync) (quota.State, error) {
-	sh := &s.shards[maphash.String(s.seed, c.Key.Account)%shards]
+	st := s.sync(&c)
+	if c.Recall && c.Need > 0 && st.Granted-c.Seen < c.Need && st.Escrowed > st.Granted-c.Returned-st.Spent {
+		s.recall(c.Replica, c.Key)
+	}
+	return st, nil
+}
+
+func (s *Store) sync(c *quota.Sync) quota.State {
+	sh := s.shard(c.Key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	w := sh.windows[c.Key]
-	passed := time.Since(s.began) //nolint:forbidigo // as in New
+	passed := s.passed()
 	if w == nil {
 		sh.dropExpiredLocked(c.Now, passed)
 		w = &window{replicas: make(map[string]*replica)}
 		sh.windows[c.Key] = w
 	}
-	r := w.replicas[c.Replica]
-	if r == nil {
-		r = new(replica)
-		w.replicas[c.Replica] = r
-	}
+	r := w.replica(c.Replica)
 	if c.Seq >= r.seq {
-		w.sync(r, &c)
+		w.sync(r, c)
 		w.keep = max(w.keep, passed+min(c.Expire.Sub(c.Now), math.MaxInt64-passed))
 		sh.noteExpiryLocked(w.expire)
 	}
-	return quota.State{Seq: r.seq, Granted: r.granted, Spent: r.spent, Settled: w.settled, Escrowed: w.escrowed, Limit: w.limit, Version: w.version}, nil
+	st := quota.State{Seq: r.seq, Granted: r.granted, Spent: r.spent, Settled: w.settled, Escrowed: w.escrowed, Limit: w.limit, Version: w.version}
+	for name, o := range w.replicas {
+		if o.granted > o.returned+o.spent {
+			st.Active++
+		}
+		if c.Detail && o != r {
+			st.Shares = append(st.Shares, quota.Share{Replica: name, Granted: o.granted, Returned: o.returned, Spent: o.spent})
+		}
+	}
+	return st
+}
+
+func (w *window) replica(name string) *replica {
+	r := w.replicas[name]
+	if r == nil {
+		r = new(replica)
+		w.replicas[name] = r
+	}
+	return r
 }
 
 // sync does the steps of quota.Store.Sync on a call that is not stale.
@@ -89,18 +122,9 @@ func (w *window) sync(r *replica, c *quota.Sync) {
 	if c.Version > w.version {
 		w.limit, w.version = c.Limit, c.Version
 	}
-	if lost := c.Seen - r.granted; lost > 0 {
-		r.granted += lost
-		w.escrowed += lost
-	}
-	if d := c.Returned - r.returned; d > 0 {
-		r.returned += d
-		w.escrowed -= d
-	}
-	if d := c.Spent - r.spent; d > 0 {
-		r.spent += d
-		w.escrowed -= d
-		w.settled += d
+	w.adopt(r, c.Seen, c.Returned, c.Spent)
+	for _, o := range c.Others {
+		w.adopt(w.replica(o.Replica), o.Granted, o.Returned, o.Spent)
 	}
 	if c.Seq == r.seq {
 		return
@@ -117,6 +141,23 @@ func (w *window) sync(r *replica, c *quota.Sync) {
 			w.escrowed += grant
 		}
 	case quota.NoGrants:
+	}
+}
+
+// adopt takes what is more than was known of a replica.
+func (w *window) adopt(r *replica, granted, returned, spent int64) {
+	if lost := granted - r.granted; lost > 0 {
+		r.granted += lost
+		w.escrowed += lost
+	}
+	if d := returned - r.returned; d > 0 {
+		r.returned += d
+		w.escrowed -= d
+	}
+	if d := spent - r.spent; d > 0 {
+		r.spent += d
+		w.escrowed -= d
+		w.settled += d
 	}
 }
 
