@@ -121,6 +121,20 @@ type Override struct {
 	Reason string
 }
 
+// OnStoreDown says what becomes of a call that needs the shared store while it
+// does not answer: it is refused, unless.
+type OnStoreDown struct {
+	Allow  bool          // not of a budget: it passes
+	Within money.NanoUSD // of a budget: all replicas together may hold so much beyond what they have in hand
+}
+
+// Threshold is a share of a budget at which somebody is to be told, once per
+// account and window.
+type Threshold struct {
+	Percent  int  // of the limit, 1 to 1000
+	Forecast bool // of what the window will have cost at its end, as far as can be told, not of what is spent
+}
+
 // Limit is one entry of budgets or limits, as configured.
 type Limit struct {
 	Name     string
@@ -137,6 +151,9 @@ type Limit struct {
 	// ClampFloor lets the output cap of a call that does not fit a budget be
 	// lowered, but not below so many tokens; 0 = it is refused.
 	ClampFloor money.Tokens
+
+	OnStoreDown OnStoreDown
+	WarnAt      []Threshold // of a budget
 
 	Mode         Mode
 	BudgetStatus int // HTTP status of budget_exhausted and budget_insufficient; 0 = 402
