@@ -36,13 +36,15 @@ type wreck struct {
 	shipped []record.Record // and what it has, read once
 }
 
-// Heads and Records make the wreck a journal.Book.
+// Heads, Starts and Records make the wreck a journal.Book.
 func (w *wreck) Heads(context.Context) ([]record.Head, error) { return w.heads, nil }
 
-func (w *wreck) Records(_ context.Context, writer string, after uint64) iter.Seq2[record.Record, error] {
+func (w *wreck) Starts(context.Context) ([]record.Record, error) { return w.shipped[:1], nil }
+
+func (w *wreck) Records(_ context.Context, writer string, from uint64) iter.Seq2[record.Record, error] {
 	return func(yield func(record.Record, error) bool) {
 		for i := range w.shipped {
-			if r := w.shipped[i]; r.Writer == writer && r.Seq > after && !yield(r, nil) {
+			if r := w.shipped[i]; r.Writer == writer && r.Seq >= from && !yield(r, nil) {
 				return
 			}
 		}

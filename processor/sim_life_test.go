@@ -166,6 +166,7 @@ func (l *life) open(ctx context.Context, shipping *sync.WaitGroup) bool {
 	l.journal, err = journal.Open(ctx, journal.Config{
 		Dir: simDir, Replica: "sim", Durability: w.durability, SegmentBytes: w.segment, SyncEvery: 2 * time.Millisecond,
 		Sinks: []string{w.mirror.name, w.sink.name}, Exclusive: true, State: l.balances, Log: w.log, Disk: slowDisk{w.disk, l},
+		Book: func(context.Context) (journal.Book, error) { return w.mirror, nil },
 	})
 	if err != nil {
 		w.count("failed starts")

@@ -128,11 +128,20 @@ func (s *simSink) Heads(context.Context) ([]record.Head, error) {
 	return heads, nil
 }
 
+// Starts implements journal.Book.
+func (s *simSink) Starts(context.Context) ([]record.Record, error) {
+	var starts []record.Record
+	for _, writer := range s.writers() {
+		starts = append(starts, s.records(writer)[0].Record)
+	}
+	return starts, nil
+}
+
 // Records implements journal.Book.
-func (s *simSink) Records(_ context.Context, writer string, after uint64) iter.Seq2[record.Record, error] {
+func (s *simSink) Records(_ context.Context, writer string, from uint64) iter.Seq2[record.Record, error] {
 	return func(yield func(record.Record, error) bool) {
-		for _, r := range s.records(writer)[after:] {
-			if !yield(r.Record, nil) {
+		for _, r := range s.records(writer) {
+			if r.Seq >= from && !yield(r.Record, nil) {
 				return
 			}
 		}

@@ -58,7 +58,8 @@ import (
 //     What a crash left open is charged at its bound, marked, and of what airgate
 //     was told the cost nothing else is charged (reconcile).
 //  5. Ledger.Budgets, Balances and the records add up alike (balanced), as do
-//     the figures in every intent and denial (figures).
+//     the figures in every intent and denial (figures); also after the journal
+//     was lost, if a sink had all of it (loseJournal).
 //  6. No call is denied for money that is neither spent nor held, and the code
 //     says which it is (figures).
 //
@@ -248,6 +249,9 @@ func (w *world) run() counts {
 
 // between is what happens while no process lives.
 func (w *world) between() {
+	if w.rng.IntN(4) == 0 {
+		w.loseJournal()
+	}
 	if w.rng.IntN(3) == 0 {
 		return // it is started again at once
 	}
@@ -270,6 +274,24 @@ func (w *world) between() {
 		w.config = w.config.edit(w.rng, w.now.Add(w.skew))
 		w.count("edits while down")
 	}
+}
+
+// loseJournal moves the journal away, if the sinks have all of it: then it makes no
+// difference.
+func (w *world) loseJournal() {
+	for writer, p := range w.promises {
+		if !p.closed && uint64(w.mirror.count(writer)) < p.last {
+			return
+		}
+	}
+	for _, writer := range w.mirror.writers() {
+		if w.sink.count(writer) < w.mirror.count(writer) {
+			return
+		}
+	}
+	w.disk = disktest.New(w.rng.Uint64())
+	w.makeRoom()
+	w.count("lost journals")
 }
 
 // problem says that an invariant does not hold.

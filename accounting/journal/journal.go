@@ -14,12 +14,13 @@
 // without gaps from 1 and chained by SHA-256. A starting journal adopts the
 // directories that are no longer locked: it restores its State from them and
 // ships what they have not shipped. What every sink has, and a later checkpoint
-// counts, is deleted.
+// counts, is deleted. What a sink has and the journal has lost is counted, too.
 //
 // Start reading at Append; then lead (one write for all that wait), and, in
 // keep.go, keep (one sync for all that wait) and rotate. room.go says when the
 // disk is full, trim.go what may go, recover.go and restore.go what a start
-// makes of what it finds, verify.go what can be proven.
+// makes of what it finds, book.go what it makes of a sink, verify.go what can be
+// proven.
 //
 // These are the places at which a test can kill the process (package
 // failpoint), all with the name journal in front:
@@ -93,7 +94,13 @@ type Config struct {
 	// Exclusive says that one process owns Dir (quota: memory): Open waits for it
 	// to end. Only then is anything deleted: checkpoints of writers that run side
 	// by side do not count each other's records.
-	Exclusive  bool
+	Exclusive bool
+	// Book opens what one of the Sinks has, once Dir is ours. What was spent by
+	// records that are there, and neither in the journal nor counted by it, since
+	// it was lost or cut or comes from an old backup, is counted from there. It
+	// needs Exclusive, and a State. Airgates that share a sink need names of their
+	// own: of other replicas nothing is counted. nil = none.
+	Book       func(ctx context.Context) (Book, error)
 	State      State // nil = none
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil = no metrics

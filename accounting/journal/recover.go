@@ -51,7 +51,7 @@ func (e *CorruptError) Error() string {
 	text := fmt.Sprintf("%s is damaged at byte %d, behind record %d: %v", e.Segment, e.Offset, e.Seq, e.Err)
 	if e.Copy != "" {
 		text += fmt.Sprintf("; nothing was cut, a copy is in %s. Restore the file from a backup; or, to go on without what only it has, "+
-			"move the directory %s away for good: what no sink has of it is then lost (audit verify says which records), and every budget begins at 0", e.Copy, filepath.Dir(e.Segment))
+			"move the directory %s away for good: what no sink has of it is then lost (audit verify says which records), and not counted as spent", e.Copy, filepath.Dir(e.Segment))
 	}
 	return text
 }
@@ -77,14 +77,17 @@ type history struct {
 }
 
 // Open adopts the directories of earlier writers, restores the State from
-// them, and begins a new writer with a start record. With Exclusive it waits,
-// until ctx ends, for the process that has Dir.
+// them, and from what only the Book has, and begins a new writer with a start
+// record. With Exclusive it waits, until ctx ends, for the process that has Dir.
 //
-// Its errors: *CorruptError; ctx's; what the disk says.
+// Its errors: *CorruptError; *BookError; ctx's; what the disk or the Book says.
 func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 	cfg = cfg.withDefaults()
 	if !replicaName.MatchString(cfg.Replica) || len(cfg.Replica) > maxName-incarnationDigits-1 {
 		return nil, fmt.Errorf("open journal: replica %q: want letters, digits, dots, dashes and underscores, at most %d", cfg.Replica, maxName-incarnationDigits-1)
+	}
+	if cfg.Book != nil && !cfg.Exclusive {
+		return nil, errors.New("open journal: Book needs Exclusive: it has the records of writers that still run, too")
 	}
 	j := &Journal{cfg: cfg, disk: cfg.Disk, log: cfg.Log, opened: time.Now(), failed: make(chan struct{})}
 	j.idle.L, j.work.L = &j.mu, &j.mu
@@ -120,7 +123,7 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 		return nil, err
 	}
 	failpoint.Hit("journal.adopted")
-	if err := j.restore(); err != nil {
+	if err := j.restore(ctx); err != nil {
 		return nil, err
 	}
 	if err := j.begin(running); err != nil {
@@ -528,8 +531,8 @@ func (j *Journal) begin(running []string) error {
 			now = ms + 1 // the clock went back
 		}
 	}
-	for i := range j.adopted {
-		later(j.adopted[i].head.Writer)
+	for _, h := range j.covers {
+		later(h.Writer)
 	}
 	for _, writer := range running {
 		later(writer)

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,18 +13,23 @@ import (
 	"airgate/accounting/record"
 )
 
-// Replay makes s what the records below dir add up to, as Open would. It takes
-// no lock and changes nothing: beside a running process it counts what is
-// written so far. Its errors: *CorruptError, or what the disk says.
-func Replay(dir string, s State) error {
-	if err := replay(disk.OS{}, dir, s); err != nil {
+// Replay makes cfg.State what Open would make it of Dir and Book. It takes no
+// lock and changes nothing: beside a running process it counts what is written
+// so far. Its errors are Open's.
+func Replay(ctx context.Context, cfg Config) error {
+	if err := replay(ctx, cfg.withDefaults()); err != nil {
 		return fmt.Errorf("replay journal: %w", err)
 	}
 	return nil
 }
 
-func replay(d disk.Disk, dir string, s State) error {
-	names, err := writers(d, dir)
+func replay(ctx context.Context, cfg Config) error {
+	// Before the journal is read: it may grow meanwhile, the book's heads must not.
+	book, err := openSecond(ctx, &cfg)
+	if err != nil {
+		return err
+	}
+	names, err := writers(cfg.Disk, cfg.Dir)
 	if err != nil {
 		return err
 	}
@@ -32,10 +38,10 @@ func replay(d disk.Disk, dir string, s State) error {
 	for _, name := range slices.Backward(names) {
 		var h history
 		if head, counted := heads[name]; counted {
-			h, err = shelved(d, filepath.Join(dir, name), head)
+			h, err = shelved(cfg.Disk, filepath.Join(cfg.Dir, name), head)
 		} else {
 			var w *walk
-			if h, w, err = survey(d, filepath.Join(dir, name), name); w != nil {
+			if h, w, err = survey(cfg.Disk, filepath.Join(cfg.Dir, name), name); w != nil {
 				err = w.Close()
 			}
 		}
@@ -50,21 +56,42 @@ func replay(d disk.Disk, dir string, s State) error {
 		}
 	}
 	slices.Reverse(all)
-	return restore(d, all, s)
+	if err := restore(cfg.Disk, all, cfg.State); err != nil {
+		return err
+	}
+	_, err = book.restore(ctx, &cfg, all)
+	return err
 }
 
-// restore makes the State what all adopted records add up to.
-func (j *Journal) restore() error {
+// restore makes the State what all adopted records add up to, and those that
+// only the book has, which are then as good as adopted.
+func (j *Journal) restore(ctx context.Context) error {
 	if j.cfg.State != nil {
 		if err := restore(j.disk, j.adopted, j.cfg.State); err != nil {
 			return j.quarantine(err)
 		}
 	}
+	book, err := openSecond(ctx, &j.cfg)
+	if err != nil {
+		return err
+	}
+	gaps, err := book.restore(ctx, &j.cfg, j.adopted)
+	if err != nil {
+		return err
+	}
+	j.partial = len(gaps) > 0
 	for i := range j.adopted {
 		h := &j.adopted[i]
+		if n := slices.IndexFunc(gaps, func(g gap) bool { return g.head.Writer == h.head.Writer }); n >= 0 {
+			h.head = gaps[n].head
+			gaps = slices.Delete(gaps, n, n+1)
+		}
 		j.covers = append(j.covers, h.head)
 		j.partial = j.partial || h.partial || h.oldest > 1 || slices.ContainsFunc(h.covers, func(c record.Head) bool { return !among(j.adopted, c.Writer) })
 		h.state = nil // it can be large
+	}
+	for _, g := range gaps {
+		j.covers = append(j.covers, g.head)
 	}
 	return nil
 }

@@ -83,12 +83,23 @@ func (m *memory) Parked() int64 {
 
 func (m *memory) Close() error { return nil }
 
-// Heads and Records implement Book.
+// Heads, Starts and Records implement Book.
 func (m *memory) Heads(context.Context) (all []record.Head, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, book := range m.books {
 		all = append(all, headOf(book[len(book)-1]))
+	}
+	return all, nil
+}
+
+func (m *memory) Starts(context.Context) (all []record.Record, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, book := range m.books {
+		if book[0].Type == record.Start {
+			all = append(all, book[0])
+		}
 	}
 	return all, nil
 }

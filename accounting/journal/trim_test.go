@@ -355,7 +355,7 @@ func trimmingPowerLoss(t *testing.T, seed uint64) {
 		t.Error(err)
 	}
 	again := newTally()
-	if err := replay(d, simDir, again); err != nil || !maps.Equal(again.seen, state.seen) {
+	if err := Replay(t.Context(), Config{Dir: simDir, State: again, Disk: d}); err != nil || !maps.Equal(again.seen, state.seen) {
 		t.Errorf("replay: %v; it counts %v, want %v", err, again.seen, state.seen)
 	}
 	if report, err := verify(t.Context(), d, simDir, m, func() State { return newTally() }); err != nil || !report.Sound() {

@@ -15,15 +15,6 @@ import (
 	"airgate/accounting/record"
 )
 
-// Book is what a sink holds of the journal. Implemented by sqlite.Reader.
-type Book interface {
-	// Heads are the last records of all writers.
-	Heads(ctx context.Context) ([]record.Head, error)
-	// Records yields a writer's records from that number on, in order. Encoded
-	// again, each is the bytes that the journal chained.
-	Records(ctx context.Context, writer string, from uint64) iter.Seq2[record.Record, error]
-}
-
 // Report is what Verify found.
 type Report struct {
 	Writers []WriterReport // oldest first
@@ -84,17 +75,6 @@ func (e *AnchorError) Error() string {
 	}
 	return fmt.Sprintf("record %d of %s is not the one that was written: a head held elsewhere has another hash", e.Head.Seq, e.Head.Writer)
 }
-
-// BookError says that the book is not what the journal shipped.
-type BookError struct {
-	Writer string
-	Err    error
-}
-
-func (e *BookError) Error() string { return fmt.Sprintf("the sink's book of %s: %v", e.Writer, e.Err) }
-
-// Unwrap returns Err.
-func (e *BookError) Unwrap() error { return e.Err }
 
 // SumError says that a checkpoint does not hold what the records before it add
 // up to.
@@ -250,7 +230,7 @@ func (v *verifier) attempt(ctx context.Context, name, dir string) WriterReport {
 	v.sums.begin(name)
 	journal := newReader(v.disk, dir, name, 0)
 	journal.checkpoint = v.sums.checkpoint
-	next, stop := iter.Pull2(v.held(ctx, name))
+	next, stop := iter.Pull2(held(ctx, v.book, record.Head{Writer: name}, v.heads[name]))
 	defer stop()
 
 	whole := &chain{writer: name}
@@ -315,34 +295,6 @@ func (v *verifier) attempt(ctx context.Context, name, dir string) WriterReport {
 }
 
 func (w *WriterReport) problem(err error) { w.Problems = append(w.Problems, err) }
-
-// held yields what the book holds of a writer, up to the head that it had as
-// Verify began, and checks that it is one chain to that head.
-func (v *verifier) held(ctx context.Context, name string) iter.Seq2[record.Record, error] {
-	head := v.heads[name]
-	return func(yield func(record.Record, error) bool) {
-		if head.Seq == 0 {
-			return
-		}
-		c := chain{writer: name}
-		for rec, err := range v.book.Records(ctx, name, 0) {
-			if err == nil {
-				err = c.follow(&rec, record.Sum(record.AppendJSON(nil, &rec)))
-			}
-			switch {
-			case err != nil:
-			case rec.Seq == head.Seq && c.sum != head.Hash:
-				err = fmt.Errorf("record %d is not the one that its own head names", rec.Seq)
-			}
-			if !yield(rec, err) || err != nil || rec.Seq == head.Seq {
-				return
-			}
-		}
-		if c.next <= head.Seq {
-			yield(record.Record{}, fmt.Errorf("%s are gone: its own head names the last of them", span(max(1, c.next), head.Seq)))
-		}
-	}
-}
 
 // meet compares the record that was just read with the heads that name it.
 func (v *verifier) meet(w *WriterReport) {

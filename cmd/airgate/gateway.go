@@ -84,9 +84,9 @@ type gateway struct {
 	opsDoor   door
 	balances  *accounting.Balances // what the journal adds up to
 	hashKey   []byte
+	sink      *sqlite.Sink // opened by the journal, closed after it
 	journal   *journal.Journal
 	ledger    *accounting.Ledger
-	sink      *sqlite.Sink
 	reloader  *config.Reloader
 	processor *processor.Processor
 	server    *extproc.Server
@@ -112,7 +112,7 @@ func startGateway(ctx context.Context, o gatewayOptions) (*gateway, error) {
 	started := context.AfterFunc(ctx, stop) // once it is, ctx is for the caller to watch
 	var err error
 	for _, open := range []func(context.Context) error{
-		g.load, g.openDoors, g.openJournal, g.openLedger, g.openSink, g.openProcessor, g.openSocket,
+		g.load, g.openDoors, g.openJournal, g.openLedger, g.startShipping, g.openProcessor, g.openSocket,
 	} {
 		if err = open(running); err != nil {
 			break
@@ -184,13 +184,15 @@ func (g *gateway) openJournal(ctx context.Context) error {
 		return unreachable(fmt.Errorf("make data directory: %w", err))
 	}
 	g.balances = accounting.NewBalances()
-	var err error
-	g.journal, err = journal.Open(ctx, journal.Config{
+	cfg := journal.Config{
 		Dir: journalDir(g.data), Replica: replica(), Durability: g.snapshot.Journal.Durability, SyncEvery: syncEvery,
-		SegmentBytes: failpoint.SegmentBytes(), Sinks: sinkNames(g.data, g.snapshot), Exclusive: true, State: g.balances,
-		Log: g.log, Registerer: g.registry,
-	})
-	if err != nil {
+		SegmentBytes: failpoint.SegmentBytes(), Exclusive: true, State: g.balances, Log: g.log, Registerer: g.registry,
+	}
+	if name, _, ok := sinkOf(g.data, g.snapshot); ok {
+		cfg.Sinks, cfg.Book = []string{name}, g.openSink
+	}
+	var err error
+	if g.journal, err = journal.Open(ctx, cfg); err != nil {
 		return err
 	}
 	g.task("journal", func() error { return g.journal.Watch(ctx) })
@@ -231,15 +233,20 @@ func restore(l *accounting.Ledger, b *accounting.Balances, s *config.Snapshot, n
 	return nil
 }
 
-// openSink opens the configured sink, if there is one.
-func (g *gateway) openSink(ctx context.Context) (err error) {
-	name, path, ok := sinkOf(g.data, g.snapshot)
-	if !ok {
+// openSink opens the configured sink.
+func (g *gateway) openSink(ctx context.Context) (_ journal.Book, err error) {
+	_, path, _ := sinkOf(g.data, g.snapshot)
+	if g.sink, err = sqlite.Open(ctx, path); err != nil {
+		return nil, err
+	}
+	return g.sink, nil
+}
+
+func (g *gateway) startShipping(ctx context.Context) error {
+	if g.sink == nil {
 		return nil
 	}
-	if g.sink, err = sqlite.Open(ctx, path); err != nil {
-		return err
-	}
+	name, _, _ := sinkOf(g.data, g.snapshot)
 	shipping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.stopShipping, g.shipped = stop, make(chan struct{})
 	go func() {
@@ -431,10 +438,12 @@ func (g *gateway) close(ctx context.Context) error {
 
 // closeSink waits until the sink has what the journal, which is closed, has.
 func (g *gateway) closeSink() error {
-	late := time.AfterFunc(shippingTime, g.stopShipping)
-	<-g.shipped
-	late.Stop()
-	g.stopShipping()
+	if g.shipped != nil { // else the start has failed before
+		late := time.AfterFunc(shippingTime, g.stopShipping)
+		<-g.shipped
+		late.Stop()
+		g.stopShipping()
+	}
 	return g.sink.Close()
 }
 
@@ -490,14 +499,6 @@ func sinkOf(data string, s *config.Snapshot) (name, path string, ok bool) {
 		path = filepath.Join(data, path)
 	}
 	return s.Sinks[0].Name, path, true
-}
-
-// sinkNames are the sinks that must have a record before the journal deletes it.
-func sinkNames(data string, s *config.Snapshot) []string {
-	if name, _, ok := sinkOf(data, s); ok {
-		return []string{name}
-	}
-	return nil
 }
 
 func buildInfo() prometheus.Collector {

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -220,6 +222,112 @@ func TestOrphans(t *testing.T) {
 		}
 		shut(t, g)
 	}
+}
+
+// Whatever becomes of the journal, what the database proves was spent counts,
+// once, to a start and to who reads without one.
+func TestBudgetsOutliveTheJournal(t *testing.T) {
+	newest := func(t *testing.T, dir string) string {
+		t.Helper()
+		names, err := filepath.Glob(filepath.Join(dir, "*", "*.wal"))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("no segment: %v", err)
+		}
+		return slices.MaxFunc(names, func(a, b string) int {
+			return strings.Compare(filepath.Base(filepath.Dir(a)), filepath.Base(filepath.Dir(b)))
+		})
+	}
+	for name, lose := range map[string]func(t *testing.T, dir string) error{
+		"moved away": func(_ *testing.T, dir string) error { return os.Rename(dir, dir+".away") },
+		"a writer moved away": func(t *testing.T, dir string) error {
+			return os.Rename(filepath.Dir(newest(t, dir)), dir+".away")
+		},
+		"cut in half": func(t *testing.T, dir string) error {
+			path := newest(t, dir)
+			info, err := os.Stat(path)
+			if err != nil {
+				return err
+			}
+			return os.Truncate(path, info.Size()/2)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+			o := testOptions(t)
+			g := open(t, o)
+			const calls = 10
+			spend(t, g, calls)
+			shut(t, g)
+			if err := lose(t, journalDir(o.data)); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(journalDir(o.data), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				ledger := offlineLedger(t, o)
+				if spent := ledger.Budgets(time.Now())[0].Spent; spent != calls*money.USD {
+					t.Errorf("offline, before start %d: %s spent, want %d", i, spent, calls)
+				}
+				g := open(t, o)
+				if b := g.ledger.Budgets(time.Now())[0]; b.Spent != calls*money.USD || b.Reserved != 0 {
+					t.Errorf("start %d: %s spent, %s reserved; want %d, 0", i, b.Spent, b.Reserved, calls)
+				}
+				for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+					left, err := journal.Writers(journalDir(o.data))
+					if err != nil || time.Now().After(deadline) {
+						t.Fatalf("writers %q are left, %v", left, err)
+					}
+					if len(left) == 1 { // the others are in the database, and counted
+						break
+					}
+				}
+				shut(t, g)
+				if report := proven(t, o); !report.Sound() {
+					t.Errorf("after start %d: %+v, want sound", i, report)
+				}
+			}
+		})
+	}
+}
+
+// spend lets calls of 1 USD each be in the gateway's journal, and on its budget.
+func spend(t *testing.T, g *gateway, calls int) {
+	t.Helper()
+	account := g.ledger.Budgets(time.Now())[0].Account
+	for i := range calls {
+		id := fmt.Sprintf("019a49b1-2f3a-7c11-8a4e-%012d", i)
+		for _, r := range []record.Record{
+			{
+				Type: record.Intent, Time: time.Now(), RequestID: id, Team: "search", Decision: "allow", Reserved: 2 * money.USD,
+				Limits: []record.Limit{{Name: "search", Account: account, Resource: "usd", Limit: 500 * int64(money.USD), Needed: 2 * int64(money.USD), Mode: "enforce"}},
+			},
+			{Type: record.Settle, Time: time.Now(), RequestID: id, Team: "search", Decision: "allow", Reserved: 2 * money.USD, HasCost: true, Cost: money.USD, Class: "ok"},
+		} {
+			if _, err := g.journal.Append(&r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// offlineLedger is what is read without a running airgate.
+func offlineLedger(t *testing.T, o gatewayOptions) *accounting.Ledger {
+	t.Helper()
+	snapshot, err := loadConfig(o.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, err := openRecords(t.Context(), o.data, snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = records.Close() }()
+	ledger, err := replayed(t.Context(), o.data, records, snapshot, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ledger
 }
 
 // A start that fails leaves nothing behind.

@@ -18,8 +18,8 @@ import (
 )
 
 // offlineAPI is the JSON API over a config and a data directory, without a
-// running airgate: balances are replayed from the journal, records read from
-// the database.
+// running airgate: balances are what a start would make of the journal and the
+// database, records are read from this.
 func offlineAPI(ctx context.Context, f *flags) (_ http.Handler, closeAll func(), err error) {
 	snapshot, err := loadConfig(f.config)
 	if err != nil {
@@ -28,23 +28,28 @@ func offlineAPI(ctx context.Context, f *flags) (_ http.Handler, closeAll func(),
 	if _, err := os.Stat(journalDir(f.data)); err != nil {
 		return nil, nil, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
 	}
-	ledger, err := replayed(f.data, snapshot, time.Now()) //nolint:contextcheck // the store is in memory
+	records, err := openRecords(ctx, f.data, snapshot)
+	if err != nil && !errors.Is(err, errNoSink) {
+		return nil, nil, err
+	}
+	closeAll = func() {
+		if records != nil {
+			_ = records.Close() // it was only read
+		}
+	}
+	ledger, err := replayed(ctx, f.data, records, snapshot, time.Now())
 	if err != nil {
+		closeAll()
 		return nil, nil, err
 	}
 	cfg := admin.Config{
 		Budgets: ledger.Budgets, Snapshot: func() *config.Snapshot { return snapshot },
 		Keys: func() ([]config.ListedKey, error) { return config.ListKeys(f.config) },
 	}
-	records, err := openRecords(ctx, f.data, snapshot)
-	switch {
-	case errors.Is(err, errNoSink):
-		return admin.New(cfg).Admin(), func() {}, nil
-	case err != nil:
-		return nil, nil, err
+	if records != nil {
+		cfg.Source = records
 	}
-	cfg.Source = records
-	return admin.New(cfg).Admin(), func() { _ = records.Close() }, nil // it was only read
+	return admin.New(cfg).Admin(), closeAll, nil
 }
 
 var (
@@ -65,15 +70,20 @@ func openRecords(ctx context.Context, data string, s *config.Snapshot) (*sqlite.
 	return r, err
 }
 
-// replayed is a ledger with the balances of the journal below data.
-func replayed(data string, s *config.Snapshot, now time.Time) (*accounting.Ledger, error) {
+// replayed is a ledger with the balances that a start would find; records may be
+// nil.
+func replayed(ctx context.Context, data string, records *sqlite.Reader, s *config.Snapshot, now time.Time) (*accounting.Ledger, error) {
 	balances := accounting.NewBalances()
-	if err := journal.Replay(journalDir(data), balances); err != nil { // not Read: it may have deleted what was shipped
+	cfg := journal.Config{Dir: journalDir(data), Replica: replica(), State: balances}
+	if records != nil {
+		cfg.Book = func(context.Context) (journal.Book, error) { return records, nil }
+	}
+	if err := journal.Replay(ctx, cfg); err != nil { // not Read: it may have deleted what was shipped
 		return nil, err
 	}
 	ledger, err := accounting.New(accounting.Config{Store: memory.New(), Replica: "offline"})
 	if err != nil {
 		return nil, err
 	}
-	return ledger, restore(ledger, balances, s, now)
+	return ledger, restore(ledger, balances, s, now) //nolint:contextcheck // the store is in memory
 }

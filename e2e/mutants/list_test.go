@@ -328,5 +328,40 @@ func list() []mutant {
 			mutant: "",
 			tests:  "Test",
 		},
+		{
+			breaks: "no budget begins with less spent than the sink proves",
+			file:   "accounting/journal/book.go",
+			line:   "			cfg.State.Apply(&rec)\n",
+			mutant: "			_ = rec\n",
+			tests:  "TestWhatOnlyTheSinkHas",
+		},
+		{
+			breaks: "what the sink has, and the journal counts, is spent once",
+			file:   "accounting/journal/book.go",
+			line:   "		for _, h := range heads {\n			count(h)\n		}\n",
+			mutant: "		_ = heads\n",
+			tests:  "TestWhatOnlyTheSinkHas",
+		},
+		{
+			breaks: "what was counted from the sink is counted once, at the next start too",
+			file:   "accounting/journal/restore.go",
+			line:   "		j.covers = append(j.covers, g.head)\n",
+			mutant: "		_ = g\n",
+			tests:  "TestWhatOnlyTheSinkHas",
+		},
+		{
+			breaks: "a sink that does not go on from the journal proves nothing",
+			file:   "accounting/journal/book.go",
+			line:   "				c.sum, c.begun = have.Hash, true\n",
+			mutant: "				_ = have.Hash\n",
+			tests:  "TestABookThat",
+		},
+		{
+			breaks: "what another airgate has spent is its own",
+			file:   "accounting/journal/book.go",
+			line:   "writerName.MatchString(h.Writer) && ours[replicaOf(h.Writer)] && h.Seq",
+			mutant: "writerName.MatchString(h.Writer) && h.Seq",
+			tests:  "TestWhatIsCounted",
+		},
 	}
 }

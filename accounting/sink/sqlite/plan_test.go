@@ -23,7 +23,7 @@ func TestQueriesFollowAnIndex(t *testing.T) {
 	}
 	for rest, index := range map[string]string{
 		ofRequests: "book_request", ofRequest: "book_request", fromWriter: "sqlite_autoindex_book_1",
-		fmt.Sprintf(denials, ""): "book_denied", fmt.Sprintf(operations, ""): "book_audit", fmt.Sprintf(calls, ""): "book_request",
+		fmt.Sprintf(denials, ""): "book_denied", fmt.Sprintf(operations, ""): "book_audit", fmt.Sprintf(calls, ""): "book_request", starts: "book_audit",
 		fmt.Sprintf(denials, "AND time >= 'x' AND type IN ('deny') AND team = 'y'"):             "book_denied (time>?)",
 		fmt.Sprintf(operations, "AND time < 'x' AND type IN ('start') AND key_id = 'y'"):        "book_audit (time<?)",
 		fmt.Sprintf(calls, "AND request_id >= 'x' AND request_id < 'y' AND type IN ('settle')"): "book_request (request_id>? AND request_id<?)",

@@ -31,6 +31,11 @@ func (r *Reader) Head(ctx context.Context, writer string) (record.Head, error) {
 // Heads are the heads of all writers: what journal.Verify anchors to.
 func (r *Reader) Heads(ctx context.Context) ([]record.Head, error) { return headsOf(ctx, r.db, "") }
 
+// Starts are the start records of all writers that have one here, oldest first.
+func (r *Reader) Starts(ctx context.Context) ([]record.Record, error) {
+	return recordsOf(ctx, r.db, starts)
+}
+
 // Records yields a writer's records in order, from number from on, parked ones
 // in their places. Encoded again, each is the bytes that the journal chained. It
 // ends with an error at a row that holds no record, or another one.
@@ -100,6 +105,7 @@ const (
 	ofRequests   = "request_id FROM records WHERE request_id BETWEEN ? AND ? ORDER BY request_id DESC"
 	denials      = "time FROM records WHERE type = 'deny' %s ORDER BY time DESC LIMIT ?"
 	operations   = "time FROM records WHERE type IN ('admin', 'start', 'adjust') %s ORDER BY time DESC LIMIT ?"
+	starts       = "time FROM records WHERE type IN ('admin', 'start', 'adjust') AND type = 'start' ORDER BY time"
 	calls        = "request_id FROM records WHERE request_id IS NOT NULL AND type IN ('intent', 'settle') %s ORDER BY request_id DESC LIMIT ?"
 	requestsPage = "SELECT DISTINCT request_id FROM book WHERE request_id IS NOT NULL AND type IN ('intent', 'settle', 'deny') %s ORDER BY request_id DESC LIMIT ?"
 )

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -649,6 +650,33 @@ func TestReadersDoNotDisturbTheWriter(t *testing.T) {
 	defer offline.Close()
 	if heads, err := offline.Heads(t.Context()); err != nil || len(heads) != 1 {
 		t.Errorf("Heads without a writer = %v, %v; want one", heads, err)
+	}
+}
+
+// The start records of all writers, and no other record that operators look for.
+func TestStarts(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	defer s.Close()
+	want := map[string]uint64{}
+	for writer, n := range map[string]int{"a.1": 20, "b.1": 1} {
+		book := sinktest.Book(writer, n)
+		write(t, s, book)
+		for _, r := range book {
+			if r.Type == record.Start {
+				want[fmt.Sprint(writer, " ", r.Heads)] = r.Seq
+			}
+		}
+	}
+	got := map[string]uint64{}
+	starts, err := s.Starts(t.Context())
+	for _, r := range starts {
+		if r.Type != record.Start {
+			t.Errorf("Starts has %v %d of %s", r.Type, r.Seq, r.Writer)
+		}
+		got[fmt.Sprint(r.Writer, " ", r.Heads)] = r.Seq
+	}
+	if err != nil || len(starts) != 4 || !maps.Equal(got, want) {
+		t.Errorf("Starts = %v, %v; want %v", got, err, want)
 	}
 }
 
