@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -581,37 +582,74 @@ func TestARolledBackWriteStaysAway(t *testing.T) {
 	}
 }
 
-// Power fails at each change that a start makes of a torn tail.
-func TestPowerLossWhileATornTailIsCut(t *testing.T) {
+// Power fails at each change that a start makes of a torn tail, or of a damaged
+// segment: what is set aside is whole, and there before anything is cut.
+func TestPowerLossWhileBytesAreSetAside(t *testing.T) {
 	d := disktest.New(1)
 	j := open(t, Config{Dir: simDir, Disk: d})
 	appendN(t, j, 3)
 	closed(t, j)
 	path, whole := onlySegment(d, j.Writer())
-	d.Set(path, append(unended(whole), strings.Repeat("half a frame", 200)...))
-	for n := 1; n <= 16; n++ {
-		for seed := range uint64(20) {
-			c := disktest.New(seed)
-			for name, data := range d.Files() {
-				c.Set(name, data)
-			}
-			for _, dir := range []string{simDir, filepath.Dir(path)} {
-				if err := errors.Join(c.Mkdir(dir), c.SyncDir(filepath.Dir(dir))); err != nil {
-					t.Fatal(err)
+	torn := strings.Repeat("half a frame", 200)
+	flipped := bytes.Clone(whole)
+	flipped[len(flipped)/2] ^= 1
+	for name, c := range map[string]struct {
+		found    []byte
+		kept     string // name of the copy
+		aside    string
+		refusing bool
+	}{
+		"torn":    {append(unended(whole), torn...), fmt.Sprintf("%s.torn-%d", path, len(unended(whole))), torn, false},
+		"damaged": {flipped, path + ".damaged", string(flipped), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d.Set(path, c.found)
+			for n := 1; n <= 24; n++ {
+				for seed := range uint64(20) {
+					at := fmt.Sprintf("off at change %d, seed %d", n, seed)
+					after := crashedOpen(t, d, path, n, seed)
+					next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", Disk: after})
+					if _, refused := errors.AsType[*CorruptError](err); refused != c.refusing || err != nil && !refused {
+						t.Fatalf("%s: Open = %v, want it refused: %t", at, err, c.refusing)
+					}
+					if err == nil {
+						closed(t, next)
+						if got := heads(t, after, simDir)[j.Writer()]; got != 4 {
+							t.Fatalf("%s: %d records, want 4", at, got)
+						}
+					}
+					if aside := string(after.Files()[c.kept]); aside != c.aside {
+						t.Fatalf("%s: %d bytes were set aside, want %d, or others", at, len(aside), len(c.aside))
+					}
+					for left := range after.Files() {
+						if strings.HasSuffix(left, temporary) {
+							t.Fatalf("%s: %s is left", at, left)
+						}
+					}
 				}
 			}
-			c.Off(n)
-			if next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", Disk: c}); err == nil {
-				_ = next.Close()
-			}
-			c = c.Crash()
-			next := open(t, Config{Dir: simDir, Disk: c})
-			closed(t, next)
-			if got := heads(t, c, simDir)[j.Writer()]; got != 4 {
-				t.Fatalf("off at change %d, seed %d: %d records, want 4", n, seed, got)
-			}
+		})
+	}
+}
+
+// crashedOpen is what is left of d, which has the segment at path, by a machine
+// whose power failed at the nth change that Open made.
+func crashedOpen(t *testing.T, d *disktest.Disk, path string, n int, seed uint64) *disktest.Disk {
+	t.Helper()
+	c := disktest.New(seed)
+	for name, data := range d.Files() {
+		c.Set(name, data)
+	}
+	for _, dir := range []string{simDir, filepath.Dir(path)} {
+		if err := errors.Join(c.Mkdir(dir), c.SyncDir(filepath.Dir(dir))); err != nil {
+			t.Fatal(err)
 		}
 	}
+	c.Off(n)
+	if next, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", Disk: c}); err == nil {
+		_ = next.Close()
+	}
+	return c.Crash()
 }
 
 func TestATornTailIsSetAside(t *testing.T) {

@@ -367,7 +367,7 @@ func (j *Journal) removeTemporary(dir string) error {
 		return err
 	}
 	for _, name := range all {
-		if strings.HasSuffix(name, suffix+temporary) {
+		if strings.HasSuffix(name, temporary) {
 			if err := j.disk.Remove(filepath.Join(dir, name)); err != nil {
 				return err
 			}
@@ -498,8 +498,9 @@ func (j *Journal) quarantine(err error) error {
 }
 
 // copy writes what from has at and behind off to a new file, unless an
-// earlier start has done so.
-func (j *Journal) copy(from disk.File, off int64, name string) (err error) {
+// earlier start has done so. It has its name only once it is whole, and both are
+// on disk as copy returns.
+func (j *Journal) copy(from disk.File, off int64, name string) error {
 	size, err := from.Size()
 	if err != nil {
 		return err
@@ -508,10 +509,24 @@ func (j *Journal) copy(from disk.File, off int64, name string) (err error) {
 	if _, err := from.ReadAt(b, off); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	all, err := j.disk.List(filepath.Dir(name))
-	if err != nil || slices.Contains(all, filepath.Base(name)) {
+	dir := filepath.Dir(name)
+	all, err := j.disk.List(dir)
+	if err != nil {
 		return err
 	}
+	if !slices.Contains(all, filepath.Base(name)) {
+		if err := j.save(name+temporary, b); err != nil {
+			return err
+		}
+		if err := j.disk.Rename(name+temporary, name); err != nil {
+			return err
+		}
+	}
+	return j.disk.SyncDir(dir) // also of a start that came no further
+}
+
+// save makes a file that is on disk but for its name.
+func (j *Journal) save(name string, b []byte) (err error) {
 	f, err := j.disk.Create(name)
 	if err != nil {
 		return err

@@ -363,5 +363,19 @@ func list() []mutant {
 			mutant: "writerName.MatchString(h.Writer) && h.Seq",
 			tests:  "TestWhatIsCounted",
 		},
+		{
+			breaks: "what is set aside is on disk before it is cut",
+			file:   "accounting/journal/recover.go",
+			line:   "	return j.disk.SyncDir(dir) // also of",
+			mutant: "	return nil // also of",
+			tests:  "TestPowerLossWhileBytes",
+		},
+		{
+			breaks: "what is set aside has its name once it is whole",
+			file:   "accounting/journal/recover.go",
+			line:   "	return f.Sync()\n",
+			mutant: "	return nil\n",
+			tests:  "TestPowerLossWhileBytes",
+		},
 	}
 }
