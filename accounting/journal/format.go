@@ -52,7 +52,7 @@ const (
 	typeEnd        = 3
 
 	suffix    = ".wal"
-	temporary = ".new" // behind the name of what is not complete
+	temporary = disk.Temporary
 )
 
 //nolint:gochecknoglobals // an immutable table

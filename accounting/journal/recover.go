@@ -498,8 +498,7 @@ func (j *Journal) quarantine(err error) error {
 }
 
 // copy writes what from has at and behind off to a new file, unless an
-// earlier start has done so. It has its name only once it is whole, and both are
-// on disk as copy returns.
+// earlier start has done so.
 func (j *Journal) copy(from disk.File, off int64, name string) error {
 	size, err := from.Size()
 	if err != nil {
@@ -514,28 +513,10 @@ func (j *Journal) copy(from disk.File, off int64, name string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(all, filepath.Base(name)) {
-		if err := j.save(name+temporary, b); err != nil {
-			return err
-		}
-		if err := j.disk.Rename(name+temporary, name); err != nil {
-			return err
-		}
+	if slices.Contains(all, filepath.Base(name)) {
+		return j.disk.SyncDir(dir) // that start may have come no further
 	}
-	return j.disk.SyncDir(dir) // also of a start that came no further
-}
-
-// save makes a file that is on disk but for its name.
-func (j *Journal) save(name string, b []byte) (err error) {
-	f, err := j.disk.Create(name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.WriteAt(b, 0); err != nil {
-		return err
-	}
-	return f.Sync()
+	return disk.Save(j.disk, name, b)
 }
 
 // begin makes the own directory and its first segment.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -22,6 +23,7 @@ import (
 	"airgate/accounting"
 	"airgate/accounting/failpoint"
 	"airgate/accounting/journal"
+	"airgate/accounting/journal/disk"
 	"airgate/accounting/quota/memory"
 	"airgate/accounting/sink/sqlite"
 	"airgate/cmd/airgate/admin"
@@ -199,7 +201,7 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	if err := g.load(ctx); err != nil { // who has waited begins with what the files say now
 		return err
 	}
-	if g.hashKey, err = loadHashKey(filepath.Join(g.data, "hash.key")); err != nil {
+	if g.hashKey, err = loadHashKey(disk.OS{}, filepath.Join(g.data, "hash.key")); err != nil {
 		return err
 	}
 	orphans, err := processor.SettleOrphans(g.journal, g.balances, time.Now())
@@ -450,28 +452,45 @@ func (g *gateway) closeSink() error {
 const hashKeyBytes = 32
 
 // loadHashKey reads, or makes, the key of the hashes of user and session. Who
-// calls it has the data directory for himself.
-func loadHashKey(path string) ([]byte, error) {
-	key, err := os.ReadFile(path) //nolint:gosec // a file of the data directory
-	if err == nil {
-		if len(key) != hashKeyBytes {
-			return nil, fmt.Errorf("hash key %s: want %d bytes, got %d; restore it, or move it away to begin with a new one: "+
-				"users and sessions of then and now can no longer be matched", path, hashKeyBytes, len(key))
+// calls it has the data directory for himself. A key that it has returned outlasts
+// a power loss: there is one pseudonym for each user.
+func loadHashKey(d disk.Disk, path string) ([]byte, error) {
+	key, err := readFile(d, path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		key = make([]byte, hashKeyBytes)
+		_, _ = rand.Read(key) // never fails
+		if err := disk.Save(d, path, key); err != nil {
+			return nil, fmt.Errorf("write hash key: %w", err)
 		}
 		return key, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	case err != nil:
 		return nil, fmt.Errorf("read hash key: %w", err)
+	case len(key) != hashKeyBytes:
+		return nil, fmt.Errorf("hash key %s: want %d bytes, got %d; restore it, or move it away to begin with a new one: "+
+			"users and sessions of then and now can no longer be matched", path, hashKeyBytes, len(key))
 	}
-	key = make([]byte, hashKeyBytes)
-	_, _ = rand.Read(key) // never fails
-	if err := os.WriteFile(path+".new", key, 0o600); err != nil {
-		return nil, fmt.Errorf("write hash key: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return nil, fmt.Errorf("write hash key: %w", err)
+	if err := d.SyncDir(filepath.Dir(path)); err != nil { // who made it may have come no further
+		return nil, fmt.Errorf("keep hash key: %w", err)
 	}
 	return key, nil
+}
+
+func readFile(d disk.Disk, path string) (b []byte, err error) {
+	f, err := d.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	b = make([]byte, size)
+	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return b, nil
 }
 
 // replica names this airgate among others: the pod, or the host.

@@ -21,6 +21,8 @@ import (
 
 	"airgate/accounting"
 	"airgate/accounting/journal"
+	"airgate/accounting/journal/disk"
+	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/money"
 	"airgate/accounting/record"
 	"airgate/accounting/sink/sqlite"
@@ -405,16 +407,51 @@ func TestCloseWaits(t *testing.T) {
 
 func TestHashKeyIsKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hash.key")
-	first, err := loadHashKey(path)
+	first, err := loadHashKey(disk.OS{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := loadHashKey(path)
+	second, err := loadHashKey(disk.OS{}, path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if string(first) != string(second) || len(first) != 32 {
 		t.Errorf("keys of %d and %d bytes differ", len(first), len(second))
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
+	}
+}
+
+// A machine that loses power at any change while the key is made: the next start
+// has a whole key, and the same one that somebody has used already.
+func TestHashKeyOutlastsAPowerLoss(t *testing.T) {
+	const path = "/data/hash.key"
+	for n := 1; n <= 8; n++ {
+		for seed := range uint64(100) {
+			d := disktest.New(seed)
+			if err := errors.Join(d.Mkdir("/data"), d.SyncDir("/")); err != nil {
+				t.Fatal(err)
+			}
+			var used []byte
+			for i, off := range []int{n, n % 3, 0} { // the next start may be cut off, too
+				d.Off(off)
+				key, err := loadHashKey(d, path)
+				switch {
+				case off == 0 && err != nil, err != nil && !errors.Is(err, disktest.ErrCrashed):
+					t.Fatalf("off at %d, seed %d: %v", n, seed, err)
+				case err == nil && used != nil && string(used) != string(key):
+					t.Fatalf("off at %d, seed %d: another key", n, seed)
+				case err == nil:
+					used = key
+				}
+				if i == 0 && seed%2 == 0 {
+					d = d.Kill() // only the process has died
+				} else {
+					d = d.Crash()
+				}
+			}
+		}
 	}
 }
 

@@ -365,17 +365,26 @@ func list() []mutant {
 		},
 		{
 			breaks: "what is set aside is on disk before it is cut",
-			file:   "accounting/journal/recover.go",
-			line:   "	return j.disk.SyncDir(dir) // also of",
-			mutant: "	return nil // also of",
+			file:   "accounting/journal/disk/disk.go",
+			line:   "	return d.SyncDir(filepath.Dir(name))\n",
+			mutant: "	_ = filepath.Dir(name)\n	return nil\n",
 			tests:  "TestPowerLossWhileBytes",
+			in:     "accounting/journal",
 		},
 		{
 			breaks: "what is set aside has its name once it is whole",
-			file:   "accounting/journal/recover.go",
-			line:   "	return f.Sync()\n",
-			mutant: "	return nil\n",
+			file:   "accounting/journal/disk/disk.go",
+			line:   "	return f.Sync()\n}\n\n// Full",
+			mutant: "	return nil\n}\n\n// Full",
 			tests:  "TestPowerLossWhileBytes",
+			in:     "accounting/journal",
+		},
+		{
+			breaks: "the key of the pseudonyms outlasts a power loss once it was used",
+			file:   "cmd/airgate/gateway.go",
+			line:   "	if err := d.SyncDir(filepath.Dir(path)); err != nil {",
+			mutant: "	if err := error(nil); err != nil {",
+			tests:  "TestHashKey",
 		},
 	}
 }

@@ -78,7 +78,7 @@ func kill(t *testing.T, path, source string, m *mutant) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	if out, err := run("build", "-overlay", overlay, "./"+filepath.Dir(m.file)); err != nil {
+	if out, err := run("build", "-o", os.DevNull, "-overlay", overlay, "./"+filepath.Dir(m.file)); err != nil {
 		t.Fatalf("the mutant does not compile: %v\n%s", err, out)
 	}
 	args := []string{"test", "-count=1", "-vet=off", "-failfast", "-timeout=120s", "-overlay", overlay, "-run", m.tests, "./" + in}

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -43,6 +45,38 @@ type File interface {
 	Size() (int64, error)
 	Truncate(size int64) error
 	Sync() error
+}
+
+// Temporary is behind the name of a file that is not complete. Whoever finds one
+// that nobody is making may remove it.
+const Temporary = ".new"
+
+// Save makes a file of these bytes, or replaces one. Whenever the name is there
+// its file is whole, and both are durable once Save has returned.
+func Save(d Disk, name string, b []byte) error {
+	if err := d.Remove(name + Temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := write(d, name+Temporary, b); err != nil {
+		return err
+	}
+	if err := d.Rename(name+Temporary, name); err != nil {
+		return err
+	}
+	return d.SyncDir(filepath.Dir(name))
+}
+
+// write makes a file whose bytes are durable; its name is not.
+func write(d Disk, name string, b []byte) (err error) {
+	f, err := d.Create(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // Full reports whether err means that there is no room left, on the disk or in
@@ -175,10 +209,10 @@ func (OS) Lock(dir string) (io.Closer, error) {
 
 // Space implements Disk.
 func (OS) Space(dir string) (free, size int64, err error) {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(dir, &fs); err != nil {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
 		return 0, 0, fmt.Errorf("space of %s: %w", dir, err)
 	}
-	unit := fs.Bsize
-	return int64(fs.Bavail) * unit, int64(fs.Blocks) * unit, nil
+	unit := s.Bsize
+	return int64(s.Bavail) * unit, int64(s.Blocks) * unit, nil
 }
