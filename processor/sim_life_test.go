@@ -162,12 +162,15 @@ func (l *life) run() {
 // open opens the book.
 func (l *life) open(ctx context.Context, shipping *sync.WaitGroup) bool {
 	w := l.w
-	var err error
-	l.journal, err = journal.Open(ctx, journal.Config{
-		Dir: simDir, Replica: "sim", Durability: w.durability, SegmentBytes: w.segment, SyncEvery: 2 * time.Millisecond,
-		Sinks: []string{w.mirror.name, w.sink.name}, Exclusive: true, State: l.balances, Log: w.log, Disk: slowDisk{w.disk, l},
-		Book: func(context.Context) (journal.Book, error) { return w.mirror, nil },
-	})
+	disk := slowDisk{w.disk, l}
+	owner, err := journal.Own(ctx, disk, simDir, w.log)
+	if err == nil {
+		l.journal, err = journal.Open(ctx, journal.Config{
+			Dir: simDir, Owner: owner, Replica: "sim", Durability: w.durability, SegmentBytes: w.segment, SyncEvery: 2 * time.Millisecond,
+			Sinks: []string{w.mirror.name, w.sink.name}, State: l.balances, Log: w.log, Disk: disk,
+			Book: func(context.Context) (journal.Book, error) { return w.mirror, nil },
+		})
+	}
 	if err != nil {
 		w.count("failed starts")
 		if _, damaged := errors.AsType[*journal.CorruptError](err); damaged || !l.failed.Load() && !l.dead.Load() {

@@ -31,7 +31,7 @@ func newShelf(t *testing.T) *shelf {
 
 func (s *shelf) config() Config {
 	return Config{
-		Dir: simDir, Replica: "a", SegmentBytes: 4000, Exclusive: true, State: newTally(), Disk: s.d, Sinks: []string{"one"},
+		Dir: simDir, Replica: "a", SegmentBytes: 4000, State: newTally(), Disk: s.d, Sinks: []string{"one"},
 		Book: func(context.Context) (Book, error) { return s.m, nil },
 	}
 }
@@ -40,7 +40,7 @@ func (s *shelf) config() Config {
 // what it may, and ends. The sink may be left out.
 func (s *shelf) live(cfg Config, n int) (writer string) {
 	s.t.Helper()
-	j := open(s.t, cfg)
+	j := owned(s.t, cfg)
 	wait := func() {}
 	if len(cfg.Sinks) > 0 {
 		wait = ships(s.t, j, map[string]sink.Sink{"one": s.m})
@@ -176,7 +176,7 @@ func TestWhatOnlyTheSinkHasIsCountedOnce(t *testing.T) {
 					}
 					state := newTally()
 					cfg.State = state
-					j := open(t, cfg)
+					j := owned(t, cfg)
 					want[j.Writer()] = 1
 					if err := state.check(want); err != nil {
 						t.Errorf("start %d: %v", i, err)
@@ -247,7 +247,7 @@ func TestWhatIsCountedAlreadyOrByOthersIsNot(t *testing.T) {
 				cfg := s.config()
 				state := newTally()
 				cfg.State = state
-				j := open(t, cfg)
+				j := owned(t, cfg)
 				s.lived[j.Writer()] = 1
 				if err := state.check(s.lived); err != nil {
 					t.Error(err)
@@ -306,7 +306,7 @@ func TestABookThatCannotBeCountedIsRefused(t *testing.T) {
 				s.cut()
 				kept := maps.Clone(s.m.books)
 				s.m.books[writer] = c.spoil(slices.Clone(s.m.books[writer]))
-				j, err := Open(t.Context(), s.config())
+				j, err := openOwned(t.Context(), s.config())
 				if err == nil {
 					closed(t, j)
 				}
@@ -325,10 +325,16 @@ func TestABookThatCannotBeCountedIsRefused(t *testing.T) {
 	}
 }
 
-func TestABookNeedsTheDirectory(t *testing.T) {
+func TestOpenRefusesABookOrAnotherDirectory(t *testing.T) {
 	cfg := newShelf(t).config()
-	cfg.Exclusive = false
-	if j, err := Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "Book needs Exclusive") {
-		t.Errorf("Open = %v, %v; want that Book needs Exclusive", j, err)
+	if j, err := Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "Book needs an Owner") {
+		t.Errorf("Open = %v, %v; want that Book needs an Owner", j, err)
+	}
+	for range 2 { // which it gives back
+		owner := must(Own(t.Context(), cfg.Disk, "/another", cfg.withDefaults().Log))
+		cfg.Owner = owner
+		if j, err := Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "the owner has /another, not "+simDir) {
+			t.Errorf("Open = %v, %v; want that the owner has another directory", j, err)
+		}
 	}
 }

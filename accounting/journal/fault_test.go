@@ -721,7 +721,7 @@ func child(dir string) {
 	if strings.HasSuffix(dir, "process") {
 		durability = Process
 	}
-	j, err := Open(ctx, Config{Dir: dir, Replica: "a", Exclusive: true, SegmentBytes: 20_000, State: newTally(), Durability: durability})
+	j, err := openOwned(ctx, Config{Dir: dir, Replica: "a", SegmentBytes: 20_000, State: newTally(), Durability: durability})
 	if err != nil {
 		panic(err)
 	}
@@ -769,7 +769,7 @@ func TestKillNineLosesNothingAcknowledged(t *testing.T) {
 			_ = cmd.Wait() // killed
 		}
 		state := newTally()
-		j := open(t, Config{Dir: dir, Exclusive: true, State: state})
+		j := owned(t, Config{Dir: dir, State: state})
 		closed(t, j)
 		there := details(t, disk.OS{}, dir)
 		for detail := range acked {

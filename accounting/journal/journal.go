@@ -91,14 +91,14 @@ type Config struct {
 	// of them has it. None = nothing is ever deleted: the journal is the only book,
 	// and each start adds a directory, and its name to every later checkpoint.
 	Sinks []string
-	// Exclusive says that one process owns Dir (quota: memory): Open waits for it
-	// to end. Only then is anything deleted: checkpoints of writers that run side
-	// by side do not count each other's records.
-	Exclusive bool
-	// Book opens what one of the Sinks has, once Dir is ours. What was spent by
+	// Owner has Dir; nil = writers of other processes run beside this one. With an
+	// Owner alone is anything deleted: checkpoints of writers that run side by side
+	// do not count each other's records.
+	Owner *Owner
+	// Book opens what one of the Sinks has. What was spent by
 	// records that are there, and neither in the journal nor counted by it, since
 	// it was lost or cut or comes from an old backup, is counted from there. It
-	// needs Exclusive, and a State. Airgates that share a sink need names of their
+	// needs an Owner, and a State. Airgates that share a sink need names of their
 	// own: of other replicas nothing is counted. nil = none.
 	Book       func(ctx context.Context) (Book, error)
 	State      State // nil = none

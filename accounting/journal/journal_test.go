@@ -1,6 +1,7 @@
 package journal
 
 import (
+	stdcmp "cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,27 @@ func open(t testing.TB, cfg Config) *Journal {
 		cfg.Replica = "a"
 	}
 	j, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	return j
+}
+
+// openOwned opens the journal of a process that has the directory for itself.
+func openOwned(ctx context.Context, cfg Config) (*Journal, error) {
+	whole := cfg.withDefaults()
+	owner, err := Own(ctx, whole.Disk, cfg.Dir, whole.Log)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Owner = owner
+	return Open(ctx, cfg)
+}
+
+func owned(t testing.TB, cfg Config) *Journal {
+	t.Helper()
+	cfg.Replica = stdcmp.Or(cfg.Replica, "a")
+	j, err := openOwned(t.Context(), cfg)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -230,15 +252,15 @@ func TestAStartNamesWhoWasThereBefore(t *testing.T) {
 
 // An owner on its way out may have given back the whole before its own part:
 // who goes on without that part would forget what was spent.
-func TestExclusiveWaitsForEveryDirectory(t *testing.T) {
+func TestAnOwnerWaitsForEveryDirectory(t *testing.T) {
 	dir := t.TempDir()
-	a := open(t, Config{Dir: dir, Exclusive: true})
+	a := owned(t, Config{Dir: dir})
 	if err := a.locks[0].Close(); err != nil { // of the whole
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 120*time.Millisecond)
 	defer cancel()
-	b, err := Open(ctx, Config{Dir: dir, Replica: "b", Exclusive: true, Log: slog.New(slog.DiscardHandler)})
+	b, err := openOwned(ctx, Config{Dir: dir, Replica: "b", Log: slog.New(slog.DiscardHandler)})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("Open while a writer's directory is locked = %v, %v; want %v", b, err, context.DeadlineExceeded)
 	}
@@ -246,13 +268,13 @@ func TestExclusiveWaitsForEveryDirectory(t *testing.T) {
 	closed(t, a)
 }
 
-func TestExclusiveWaitsForTheOwner(t *testing.T) {
+func TestAnOwnerWaitsForTheOneBefore(t *testing.T) {
 	dir := t.TempDir()
 	var log strings.Builder
-	a := open(t, Config{Dir: dir, Exclusive: true})
+	a := owned(t, Config{Dir: dir})
 	ctx, cancel := context.WithTimeout(t.Context(), 120*time.Millisecond)
 	defer cancel()
-	if _, err := Open(ctx, Config{Dir: dir, Replica: "b", Exclusive: true, Log: slog.New(slog.NewTextHandler(&log, nil))}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := openOwned(ctx, Config{Dir: dir, Replica: "b", Log: slog.New(slog.NewTextHandler(&log, nil))}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("Open beside the owner = %v, want %v", err, context.DeadlineExceeded)
 	}
 	if got := strings.Count(log.String(), "waiting until it ends"); got != 1 {
@@ -260,7 +282,7 @@ func TestExclusiveWaitsForTheOwner(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() {
-		b, err := Open(t.Context(), Config{Dir: dir, Replica: "b", Exclusive: true})
+		b, err := openOwned(t.Context(), Config{Dir: dir, Replica: "b"})
 		if err == nil {
 			err = b.Close()
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -76,21 +75,18 @@ type history struct {
 	state   []byte // the State in it
 }
 
-// Open adopts the directories of earlier writers, restores the State from
-// them, and from what only the Book has, and begins a new writer with a start
-// record. With Exclusive it waits, until ctx ends, for the process that has Dir.
+// Open adopts the directories of earlier writers, restores the State from them,
+// and from what only the Book has, and begins a new writer with a start record.
+// The Owner is the Journal's from then on: Close gives it back, as does an error.
 //
 // Its errors: *CorruptError; *BookError; ctx's; what the disk or the Book says.
 func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 	cfg = cfg.withDefaults()
-	if !replicaName.MatchString(cfg.Replica) || len(cfg.Replica) > maxName-incarnationDigits-1 {
-		return nil, fmt.Errorf("open journal: replica %q: want letters, digits, dots, dashes and underscores, at most %d", cfg.Replica, maxName-incarnationDigits-1)
-	}
-	if cfg.Book != nil && !cfg.Exclusive {
-		return nil, errors.New("open journal: Book needs Exclusive: it has the records of writers that still run, too")
-	}
 	j := &Journal{cfg: cfg, disk: cfg.Disk, log: cfg.Log, opened: time.Now(), failed: make(chan struct{})}
 	j.idle.L, j.work.L = &j.mu, &j.mu
+	if cfg.Owner != nil {
+		j.locks = append(j.locks, cfg.Owner)
+	}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("open journal: %w", err)
@@ -99,22 +95,19 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 			}
 		}
 	}()
-
-	if err := j.disk.Mkdir(cfg.Dir); err != nil {
-		return nil, err
-	}
-	// Who may not read the directory above has not made this one.
-	if err := j.disk.SyncDir(filepath.Dir(cfg.Dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return nil, err
-	}
-	owner, err := j.lock(ctx, cfg.Dir, true)
-	if err != nil {
-		return nil, err
-	}
-	if cfg.Exclusive {
-		j.locks = append(j.locks, owner)
-	} else {
-		defer func() { err = errors.Join(err, owner.Close()) }() // held while directories come and go
+	switch {
+	case !replicaName.MatchString(cfg.Replica) || len(cfg.Replica) > maxName-incarnationDigits-1:
+		return nil, fmt.Errorf("replica %q: want letters, digits, dots, dashes and underscores, at most %d", cfg.Replica, maxName-incarnationDigits-1)
+	case cfg.Owner != nil && cfg.Owner.dir != cfg.Dir:
+		return nil, fmt.Errorf("the owner has %s, not %s", cfg.Owner.dir, cfg.Dir)
+	case cfg.Owner == nil && cfg.Book != nil:
+		return nil, errors.New("Book needs an Owner: it has the records of writers that still run, too")
+	case cfg.Owner == nil:
+		held, err := own(ctx, j.disk, cfg.Dir, j.log)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, held.Close()) }() // while directories come and go
 	}
 
 	j.findBallast(ctx)
@@ -142,37 +135,6 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 	return j, nil
 }
 
-// lock takes a directory; if another has it, it waits, or returns nil.
-func (j *Journal) lock(ctx context.Context, dir string, wait bool) (io.Closer, error) {
-	for waiting := false; ; waiting = true {
-		lock, err := j.disk.Lock(dir)
-		switch {
-		case err == nil:
-			return lock, nil
-		case !errors.Is(err, disk.ErrLocked):
-			return nil, err
-		case !wait:
-			return nil, nil //nolint:nilnil // nobody's fault
-		case !waiting:
-			j.log.Info("another process owns the journal: waiting until it ends", slog.String("dir", dir))
-		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
-			return nil, fmt.Errorf("wait for the process that owns %s: %w", dir, err)
-		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // writers lists the writers below dir, oldest first.
 func writers(d disk.Disk, dir string) ([]string, error) {
 	all, err := d.List(dir)
@@ -190,9 +152,9 @@ func byAge(a, b string) int {
 }
 
 // adopt locks every earlier writer's directory that nobody has, repairs it,
-// and returns those that still run. With Exclusive none can: a directory that is
-// locked still is one whose owner is on its way out, and is waited for; to go on
-// without it would forget what it has spent.
+// and returns those that still run. With an Owner none can: a directory that is
+// locked still is one whose process is on its way out, and is waited for; to go
+// on without it would forget what it has spent.
 //
 // It begins with the newest. Who was adopted before, and is counted by the
 // checkpoint of one that is newer, has been repaired; so a start costs what has
@@ -206,16 +168,16 @@ func (j *Journal) adopt(ctx context.Context) (running []string, err error) {
 	for _, name := range slices.Backward(names) {
 		dir := filepath.Join(j.cfg.Dir, name)
 		head, counted := heads[name]
-		if !counted || !j.cfg.Exclusive {
-			lock, err := j.lock(ctx, dir, j.cfg.Exclusive)
-			if err != nil {
-				return nil, err
-			}
-			if lock == nil {
+		if !counted || j.cfg.Owner == nil {
+			held, err := j.take(ctx, dir)
+			if errors.Is(err, disk.ErrLocked) {
 				running = append(running, name)
 				continue
 			}
-			j.locks = append(j.locks, lock)
+			if err != nil {
+				return nil, err
+			}
+			j.locks = append(j.locks, held)
 		}
 		var h history
 		if counted {
@@ -242,11 +204,19 @@ func (j *Journal) adopt(ctx context.Context) (running []string, err error) {
 	return running, nil
 }
 
+// take locks an earlier writer's directory.
+func (j *Journal) take(ctx context.Context, dir string) (io.Closer, error) {
+	if j.cfg.Owner == nil {
+		return j.disk.Lock(dir)
+	}
+	return lock(ctx, j.disk, dir, j.log)
+}
+
 // clear removes a directory without a segment. What was set aside in one that
 // nothing counts is a person's to remove.
 func (j *Journal) clear(h *history) error {
 	switch {
-	case h.counted && j.cfg.Exclusive:
+	case h.counted && j.cfg.Owner != nil:
 		return j.removeWriter(h)
 	case !h.counted:
 		if err := j.disk.Remove(h.dir); err != nil {

@@ -19,7 +19,7 @@ import (
 // records: a file of offsets beside would be a second truth, and could be ahead
 // of the first.
 func (j *Journal) trim() {
-	if len(j.cfg.Sinks) == 0 || !j.cfg.Exclusive {
+	if len(j.cfg.Sinks) == 0 || j.cfg.Owner == nil {
 		return
 	}
 	for i := range j.adopted {

@@ -73,8 +73,8 @@ func bytesOf(d *disktest.Disk) (n float64) {
 func TestASegmentGoesOnceEverySinkHasIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, registry := disktest.New(1), prometheus.NewRegistry()
-		j := open(t, Config{
-			Dir: simDir, SegmentBytes: 5000, Sinks: []string{"one", "two"}, Exclusive: true, State: newTally(), Disk: d, Registerer: registry,
+		j := owned(t, Config{
+			Dir: simDir, SegmentBytes: 5000, Sinks: []string{"one", "two"}, State: newTally(), Disk: d, Registerer: registry,
 		})
 		one, two := newMemory(), newMemory()
 		two.down(true)
@@ -110,7 +110,7 @@ func TestASegmentGoesOnceEverySinkHasIt(t *testing.T) {
 
 func TestASegmentStaysUntilItsLastRecordIsShipped(t *testing.T) {
 	d := disktest.New(1)
-	j := open(t, Config{Dir: simDir, SegmentBytes: 1, Sinks: []string{"one"}, Exclusive: true, Disk: d})
+	j := owned(t, Config{Dir: simDir, SegmentBytes: 1, Sinks: []string{"one"}, Disk: d})
 	for range 3 {
 		if err := j.Wait(t.Context(), appendN(t, j, 2)); err != nil {
 			t.Fatal(err)
@@ -136,21 +136,22 @@ func TestASegmentStaysUntilItsLastRecordIsShipped(t *testing.T) {
 
 func TestNothingIsDeletedWithout(t *testing.T) {
 	for name, test := range map[string]struct {
+		open  func(testing.TB, Config) *Journal
 		cfg   Config
 		ships []string
 	}{
-		"sinks":                 {cfg: Config{Exclusive: true}, ships: []string{"one"}},
-		"shipping to all sinks": {cfg: Config{Exclusive: true, Sinks: []string{"one", "two"}}, ships: []string{"one"}},
-		"owning the directory":  {cfg: Config{Sinks: []string{"one"}}, ships: []string{"one"}},
+		"sinks":                 {owned, Config{}, []string{"one"}},
+		"shipping to all sinks": {owned, Config{Sinks: []string{"one", "two"}}, []string{"one"}},
+		"owning the directory":  {open, Config{Sinks: []string{"one"}}, []string{"one"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := disktest.New(1)
 				test.cfg.Dir, test.cfg.Disk, test.cfg.SegmentBytes = simDir, d, 5000
-				before := open(t, test.cfg)
+				before := test.open(t, test.cfg)
 				appendN(t, before, 2)
 				closed(t, before)
-				j := open(t, test.cfg)
+				j := test.open(t, test.cfg)
 				m := newMemory()
 				sinks := map[string]sink.Sink{}
 				for _, name := range test.ships {
@@ -195,7 +196,7 @@ func TestRestartsLeaveNothingBehind(t *testing.T) {
 		var bytes, files, locks int
 		for i := range 1000 {
 			state := newTally()
-			j := open(t, Config{Dir: simDir, Sinks: []string{"one"}, Exclusive: true, State: state, Disk: d})
+			j := owned(t, Config{Dir: simDir, Sinks: []string{"one"}, State: state, Disk: d})
 			appendN(t, j, 2)
 			wait := ships(t, j, map[string]sink.Sink{"one": m})
 			locks = max(locks, len(j.locks))
@@ -231,7 +232,7 @@ func TestRestartsLeaveNothingBehind(t *testing.T) {
 func TestASinkThatIsDownForAnHourCostsDiskOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, m := disktest.New(1), newMemory()
-		j := open(t, Config{Dir: simDir, Sinks: []string{"one"}, Exclusive: true, SegmentBytes: 256 << 10, SyncEvery: 2 * time.Millisecond, Disk: d})
+		j := owned(t, Config{Dir: simDir, Sinks: []string{"one"}, SegmentBytes: 256 << 10, SyncEvery: 2 * time.Millisecond, Disk: d})
 		wait := ships(t, j, map[string]sink.Sink{"one": m})
 		time.Sleep(time.Minute)
 		m.down(true)
@@ -303,7 +304,7 @@ func trimmingPowerLoss(t *testing.T, seed uint64) {
 	for round := range 6 {
 		d.Off(20 + rng.IntN(150))
 		state := newTally()
-		j, err := Open(t.Context(), Config{Dir: simDir, Replica: "a", SegmentBytes: 2000, State: state, Disk: d, Sinks: []string{"one"}, Exclusive: true})
+		j, err := openOwned(t.Context(), Config{Dir: simDir, Replica: "a", SegmentBytes: 2000, State: state, Disk: d, Sinks: []string{"one"}})
 		if err == nil {
 			wait := ships(t, j, map[string]sink.Sink{"one": m})
 			for i := range 60 {
@@ -327,7 +328,7 @@ func trimmingPowerLoss(t *testing.T, seed uint64) {
 		}
 	}
 	state := newTally()
-	j := open(t, Config{Dir: simDir, State: state, Disk: d, Sinks: []string{"one"}, Exclusive: true})
+	j := owned(t, Config{Dir: simDir, State: state, Disk: d, Sinks: []string{"one"}})
 	closed(t, j)
 	ends := map[string]uint64{}
 	there := map[string]bool{}
@@ -371,7 +372,7 @@ func TestWhatOnlyACheckpointCountsIsNotForgotten(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d, m := disktest.New(1), newMemory()
 				for range 2 {
-					j := open(t, Config{Dir: simDir, SegmentBytes: 2000, Sinks: []string{"one"}, Exclusive: true, State: newTally(), Disk: d})
+					j := owned(t, Config{Dir: simDir, SegmentBytes: 2000, Sinks: []string{"one"}, State: newTally(), Disk: d})
 					wait := ships(t, j, map[string]sink.Sink{"one": m})
 					for range rounds {
 						appendN(t, j, 1)
@@ -412,8 +413,8 @@ func TestWhatOnlyACheckpointCountsIsNotForgotten(t *testing.T) {
 func TestShippingSaysWhatASinkHasLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, m := disktest.New(1), newMemory()
-		cfg := Config{Dir: simDir, SegmentBytes: 2000, Sinks: []string{"one"}, Exclusive: true, Disk: d}
-		j := open(t, cfg)
+		cfg := Config{Dir: simDir, SegmentBytes: 2000, Sinks: []string{"one"}, Disk: d}
+		j := owned(t, cfg)
 		wait := ships(t, j, map[string]sink.Sink{"one": m})
 		for range 5 {
 			appendN(t, j, 4)

@@ -324,7 +324,7 @@ func TestVerifyAddsUp(t *testing.T) {
 	d := disktest.New(1)
 	var writers []string
 	for range 3 {
-		j := open(t, Config{Dir: simDir, SegmentBytes: 2000, State: newTally(), Disk: d, Exclusive: true})
+		j := owned(t, Config{Dir: simDir, SegmentBytes: 2000, State: newTally(), Disk: d})
 		for range 4 {
 			if err := j.Wait(t.Context(), appendN(t, j, 3)); err != nil {
 				t.Fatal(err)

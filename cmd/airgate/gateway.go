@@ -84,6 +84,7 @@ type gateway struct {
 	registry  *prometheus.Registry
 	adminDoor door
 	opsDoor   door
+	owner     *journal.Owner       // of the data directory
 	balances  *accounting.Balances // what the journal adds up to
 	hashKey   []byte
 	sink      *sqlite.Sink // opened by the journal, closed after it
@@ -114,7 +115,7 @@ func startGateway(ctx context.Context, o gatewayOptions) (*gateway, error) {
 	started := context.AfterFunc(ctx, stop) // once it is, ctx is for the caller to watch
 	var err error
 	for _, open := range []func(context.Context) error{
-		g.load, g.openDoors, g.openJournal, g.openLedger, g.startShipping, g.openProcessor, g.openSocket,
+		g.load, g.openDoors, g.own, g.load, g.openJournal, g.openLedger, g.startShipping, g.openProcessor, g.openSocket,
 	} {
 		if err = open(running); err != nil {
 			break
@@ -180,15 +181,22 @@ func (g *gateway) setDoors(cfg admin.Config) {
 	g.opsDoor.set(api.Ops())
 }
 
-// openJournal waits for the data directory, and settles what a crash left open.
-func (g *gateway) openJournal(ctx context.Context) error {
+// own waits for the data directory. Who has waited begins with what the config
+// files say then.
+func (g *gateway) own(ctx context.Context) (err error) {
 	if err := os.MkdirAll(g.data, 0o700); err != nil {
 		return unreachable(fmt.Errorf("make data directory: %w", err))
 	}
+	g.owner, err = journal.Own(ctx, disk.OS{}, journalDir(g.data), g.log)
+	return err
+}
+
+// openJournal settles what a crash left open.
+func (g *gateway) openJournal(ctx context.Context) error {
 	g.balances = accounting.NewBalances()
 	cfg := journal.Config{
-		Dir: journalDir(g.data), Replica: replica(), Durability: g.snapshot.Journal.Durability, SyncEvery: syncEvery,
-		SegmentBytes: failpoint.SegmentBytes(), Exclusive: true, State: g.balances, Log: g.log, Registerer: g.registry,
+		Dir: journalDir(g.data), Owner: g.owner, Replica: replica(), Durability: g.snapshot.Journal.Durability, SyncEvery: syncEvery,
+		SegmentBytes: failpoint.SegmentBytes(), State: g.balances, Log: g.log, Registerer: g.registry,
 	}
 	if name, _, ok := sinkOf(g.data, g.snapshot); ok {
 		cfg.Sinks, cfg.Book = []string{name}, g.openSink
@@ -198,9 +206,6 @@ func (g *gateway) openJournal(ctx context.Context) error {
 		return err
 	}
 	g.task("journal", func() error { return g.journal.Watch(ctx) })
-	if err := g.load(ctx); err != nil { // who has waited begins with what the files say now
-		return err
-	}
 	if g.hashKey, err = loadHashKey(disk.OS{}, filepath.Join(g.data, "hash.key")); err != nil {
 		return err
 	}
@@ -427,6 +432,9 @@ func (g *gateway) close(ctx context.Context) error {
 	}
 	if g.journal != nil {
 		errs = append(errs, g.journal.Close())
+	}
+	if g.owner != nil {
+		errs = append(errs, g.owner.Close())
 	}
 	if g.sink != nil {
 		errs = append(errs, g.closeSink())

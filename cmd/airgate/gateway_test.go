@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -330,6 +331,70 @@ func offlineLedger(t *testing.T, o gatewayOptions) *accounting.Ledger {
 		t.Fatal(err)
 	}
 	return ledger
+}
+
+// Who has waited for the data directory begins with the config as it is then.
+func TestTheConfigIsReadAfterTheWait(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	first := testOptions(t)
+	g := open(t, first)
+	spend(t, g, 1)
+	waits := make(waiting, 1)
+	second := first
+	second.log = slog.New(slog.NewTextHandler(waits, nil))
+	started := make(chan *gateway)
+	go func() {
+		g, err := startGateway(t.Context(), second)
+		if err != nil {
+			t.Error(err)
+		}
+		started <- g
+	}()
+	<-waits
+	config := strings.Replace(testConfig, "500", "700", 1) + "journal: {durability: process}\nsinks: [{name: other, type: sqlite, path: other.db}]\n"
+	if err := os.WriteFile(first.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, g)
+	if g = <-started; g == nil {
+		return
+	}
+	if b := g.ledger.Budgets(time.Now())[0]; b.Limit != 700*money.USD || b.Spent != money.USD {
+		t.Errorf("%s of %s spent, want 1 of 700", b.Spent, b.Limit)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := g.journal.Wait(ended, 1_000_000); err != nil {
+		t.Errorf("Wait = %v, want nil: the durability is that of a process", err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		left, err := journal.Writers(journalDir(first.data)) // what the sink has is deleted
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("writers %q are left, %v", left, err)
+		}
+		if len(left) == 1 {
+			break
+		}
+	}
+	shut(t, g)
+	r, err := sqlite.OpenReadOnly(t.Context(), filepath.Join(first.data, "other.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if heads, err := r.Heads(t.Context()); err != nil || len(heads) != 2 {
+		t.Errorf("the sink has %v, %v; want the records of both", heads, err)
+	}
+}
+
+// waiting is a log that gets a token as it says so.
+type waiting chan struct{}
+
+func (w waiting) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), "waiting until it ends") {
+		w <- struct{}{}
+	}
+	return len(b), nil
 }
 
 // A start that fails leaves nothing behind.

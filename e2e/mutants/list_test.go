@@ -324,9 +324,9 @@ func list() []mutant {
 		{
 			breaks: "only one process at a time has a writer's directory",
 			file:   "accounting/journal/recover.go",
-			line:   "		case !wait:\n			return nil, nil //nolint:nilnil // nobody's fault\n",
-			mutant: "",
-			tests:  "Test",
+			line:   "				running = append(running, name)\n				continue\n",
+			mutant: "				held, err = io.NopCloser(nil), nil\n",
+			tests:  "TestOverlapping|TestAStartNames",
 		},
 		{
 			breaks: "no budget begins with less spent than the sink proves",
