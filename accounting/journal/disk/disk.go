@@ -213,6 +213,5 @@ func (OS) Space(dir string) (free, size int64, err error) {
 	if err := syscall.Statfs(dir, &s); err != nil {
 		return 0, 0, fmt.Errorf("space of %s: %w", dir, err)
 	}
-	unit := s.Bsize
-	return int64(s.Bavail) * unit, int64(s.Blocks) * unit, nil
+	return int64(s.Bavail) * blockSize(&s), int64(s.Blocks) * blockSize(&s), nil
 }
