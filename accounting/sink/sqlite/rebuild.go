@@ -40,7 +40,11 @@ func (s *Sink) rebuild(ctx context.Context) error {
 	if _, err := tx.ExecContext(ctx, "DELETE FROM usage"); err != nil {
 		return err
 	}
-	if err := s.addAll(ctx, tx, tx, s.folded); err != nil {
+	folded, err := foldedOf(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if err := s.addAll(ctx, tx, tx, folded); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {

@@ -44,7 +44,6 @@ type Sink struct {
 	folding [levelCount]*sql.Stmt // from days on
 	splits  *ids[split]
 	users   *ids[user]
-	folded  int64 // as table folded has it
 	parked  atomic.Int64
 }
 
@@ -104,9 +103,6 @@ func (s *Sink) open(ctx context.Context, path string) error {
 		if s.folding[l], err = s.db.PrepareContext(ctx, folding(l)); err != nil {
 			return err
 		}
-	}
-	if s.folded, err = foldedOf(ctx, s.db); err != nil {
-		return err
 	}
 	if s.splits, err = newIDs[split](ctx, s.db, "splits", splitColumns[:]); err != nil {
 		return err
@@ -174,8 +170,7 @@ func (s *Sink) write(ctx context.Context, batch []record.Record) error {
 	if err := w.flush(ctx); err != nil {
 		return err
 	}
-	folded, err := s.store(ctx, tx, w.added)
-	if err != nil {
+	if err := s.store(ctx, tx, w.added); err != nil {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, "INSERT INTO heads (writer, seq, hash) VALUES (?, ?, ?) ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, hash = excluded.hash",
@@ -187,7 +182,6 @@ func (s *Sink) write(ctx context.Context, batch []record.Record) error {
 		return err
 	}
 	failpoint.Hit("sink.committed")
-	s.folded = folded
 	s.splits.keep()
 	s.users.keep()
 	s.parked.Add(w.parked)

@@ -486,6 +486,38 @@ func TestAFailedBatchLeavesNothingInTheSums(t *testing.T) {
 	}
 }
 
+// Two processes may ship to one file. What one of them has folded the other has
+// not, and must not fold again.
+func TestTwoSinksOfOneFileFoldOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.db")
+	sinks := map[string]*sqlite.Sink{"a.1": open(t, path), "b.1": open(t, path)}
+	books := map[string][]record.Record{}
+	for writer := range sinks {
+		var book []record.Record
+		for i := range 120 { // of five hours
+			settle := call(record.Settle, id(i*5/2, i))
+			settle.User = fmt.Sprint("u", i%7)
+			book = append(book, settle)
+		}
+		books[writer] = recordtest.Chain(writer, book...)
+	}
+	for i := 0; i < 120; i += 30 {
+		for _, writer := range []string{"a.1", "b.1"} {
+			write(t, sinks[writer], books[writer][i:i+30])
+			if err := sinks[writer].CheckSums(t.Context()); err != nil {
+				t.Fatalf("CheckSums with %d calls of %s = %v, want nil", i+30, writer, err)
+			}
+		}
+	}
+	// Nor is what one makes again what it remembers.
+	if err := sinks["a.1"].Rebuild(t.Context()); err != nil {
+		t.Fatalf("Rebuild: %v", err)
+	}
+	if err := sinks["b.1"].CheckSums(t.Context()); err != nil {
+		t.Errorf("CheckSums after Rebuild = %v, want nil", err)
+	}
+}
+
 // The view has section 8's fields, as the API shows them.
 func TestRecordsHasTheFieldsAsColumns(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "usage.db"))

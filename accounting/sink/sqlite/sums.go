@@ -303,26 +303,31 @@ const (
 	foldStep = 4
 )
 
-// store adds the totals to the sums, and folds what is over. It returns up to
-// where the levels are folded then.
-func (s *Sink) store(ctx context.Context, tx *sql.Tx, t totals) (folded int64, err error) {
+// store adds the totals to the sums, and folds what is over. How far the levels
+// are folded it reads in the same transaction: another process that writes to
+// the file folds too.
+func (s *Sink) store(ctx context.Context, tx *sql.Tx, t totals) error {
 	if len(t) == 0 {
-		return s.folded, nil
+		return nil
 	}
-	if err := s.addTotals(ctx, tx, t, s.folded); err != nil {
-		return 0, err
+	folded, err := foldedOf(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if err := s.addTotals(ctx, tx, t, folded); err != nil {
+		return err
 	}
 	oldest, newest := int64(math.MaxInt64), int64(math.MinInt64)
 	for at := range t {
 		oldest, newest = min(oldest, at.quarter), max(newest, at.quarter)
 	}
 	switch {
-	case s.folded == unfolded:
-		return oldest, setFolded(ctx, tx, oldest)
-	case newest-foldLag-foldStep < s.folded:
-		return s.folded, nil
+	case folded == unfolded:
+		return setFolded(ctx, tx, oldest)
+	case newest-foldLag-foldStep < folded:
+		return nil
 	}
-	return newest - foldLag, s.fold(ctx, tx, s.folded, newest-foldLag)
+	return s.fold(ctx, tx, folded, newest-foldLag)
 }
 
 // addTotals adds the totals to the sums: to each level those below folded, to
