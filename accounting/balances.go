@@ -32,9 +32,9 @@ type Balances struct {
 // whoever wrote it was killed.
 type OpenIntent struct {
 	RequestID string
-	Time      time.Time // of admission
-	Accounts  []string  // of money, each once, as in record field limits[].account
-	Reserved  money.NanoUSD
+	Time      time.Time     // of admission
+	Accounts  []string      // of money, each once, as in record field limits[].account
+	Reserved  money.NanoUSD // by the intent, or the last extension
 }
 
 // NewBalances returns the Balances of no records.
@@ -45,8 +45,9 @@ func NewBalances() *Balances {
 	}
 }
 
-// Apply adds one record. An intent opens; its settlement books the cost on the
-// accounts of the intent and closes it; an adjustment books its cost, which is
+// Apply adds one record. An intent opens; an extension says what its call holds
+// from then on; its settlement books the cost on the accounts of the intent and
+// closes it; an adjustment books its cost, which is
 // the signed difference, on the accounts that it names itself. What belongs to
 // no intent or no account is ignored and counted.
 func (b *Balances) Apply(r *record.Record) {
@@ -59,6 +60,14 @@ func (b *Balances) Apply(r *record.Record) {
 		accounts := moneyAccounts(r.Limits)
 		b.open[r.RequestID] = OpenIntent{RequestID: r.RequestID, Time: r.Time, Accounts: accounts, Reserved: r.Reserved}
 		b.use(accounts, at)
+	case record.Extend:
+		in, ok := b.open[r.RequestID]
+		if !ok {
+			b.ignored++
+			return
+		}
+		in.Reserved = r.Reserved
+		b.open[r.RequestID] = in
 	case record.Settle:
 		in, ok := b.open[r.RequestID]
 		if !ok {
@@ -149,7 +158,8 @@ func (b *Balances) Spent(account, window string) money.NanoUSD {
 	return b.spent[account+"|"+window]
 }
 
-// Ignored returns how many settlements and adjustments had nothing to book on.
+// Ignored returns how many extensions, settlements and adjustments had nothing to
+// book on.
 func (b *Balances) Ignored() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -30,6 +30,10 @@ func intent(id string, at time.Time, reserved money.NanoUSD, accounts ...string)
 	return r
 }
 
+func extend(id string, at time.Time, reserved money.NanoUSD) *record.Record {
+	return &record.Record{Type: record.Extend, RequestID: id, Time: at, Reserved: reserved}
+}
+
 func settle(id string, at time.Time, cost money.NanoUSD) *record.Record {
 	return &record.Record{Type: record.Settle, RequestID: id, Time: at, Cost: cost, HasCost: true}
 }
@@ -69,6 +73,18 @@ func TestBalances(t *testing.T) {
 		"an overdraft is booked whole": {
 			records: []*record.Record{intent("a", noon, 50, month), settle("a", noon, 90)},
 			month:   90,
+		},
+		"an extension says what is held from then on": {
+			records: []*record.Record{intent("a", noon, 50, month), extend("a", noon.Add(1), 70), extend("a", noon.Add(2), 90)},
+			open:    []accounting.OpenIntent{{RequestID: "a", Time: noon, Accounts: []string{month}, Reserved: 90}},
+		},
+		"an extended call costs what it cost": {
+			records: []*record.Record{intent("a", noon, 50, month), extend("a", noon, 70), settle("a", noon, 60)},
+			month:   60,
+		},
+		"an extension of nothing is ignored": {
+			records: []*record.Record{extend("b", noon, 70)},
+			ignored: 1,
 		},
 		"a settlement without cost closes": {
 			records: []*record.Record{intent("a", noon, 50, month), {Type: record.Settle, RequestID: "a", Time: noon}},

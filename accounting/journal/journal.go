@@ -2,9 +2,9 @@
 // answers: what was promised, and in what order.
 //
 // What Append returned survives a kill -9; what Wait returned survives a power
-// loss. A record whose Append failed is not in the book. Intents and denials are
-// refused, with ErrUnavailable, while the disk is full or stuck; a settlement is
-// not: it is tried again with the room that was kept for it, or in a new
+// loss. A record whose Append failed is not in the book. Intents, denials and
+// extensions are refused, with ErrUnavailable, while the disk is full or stuck; a
+// settlement is not: it is tried again with the room that was kept for it, or in a new
 // segment. A disk that lies, or fails twice, ends the journal: every later call
 // returns ErrUnavailable, and a damaged segment is never cut to fit
 // (CorruptError).
@@ -229,9 +229,11 @@ type batch struct {
 	err     error
 }
 
-// refusable reports whether a call can be refused for want of this record. The
-// others are about what has happened already.
-func refusable(t record.Type) bool { return t == record.Intent || t == record.Deny }
+// refusable reports whether a call can be refused, or go no further, for want of
+// this record. The others are about what has happened already.
+func refusable(t record.Type) bool {
+	return t == record.Intent || t == record.Deny || t == record.Extend
+}
 
 // Append implements Writer.
 func (j *Journal) Append(r *record.Record) (Position, error) {
@@ -265,7 +267,7 @@ func (j *Journal) addLocked(r *record.Record) (*batch, error) {
 		return nil, j.err
 	case j.closed:
 		return nil, errClosed
-	case r.Type < record.Intent || r.Type > record.Start:
+	case r.Type < record.Intent || r.Type > record.Extend:
 		return nil, errType
 	}
 	if refusable(r.Type) {

@@ -91,7 +91,7 @@ func (f *Field) appendJSON(dst []byte, r *Record) ([]byte, bool) {
 	case *time.Time:
 		return appendTime(dst, *p)
 	case *Type:
-		return appendString(dst, p.String()), *p >= Intent && *p <= Start
+		return appendString(dst, p.String()), *p >= Intent && *p <= Extend
 	case *usage.Source:
 		return appendString(dst, p.String()), *p > usage.Unset && *p <= usage.None
 	case *Hash:

@@ -33,6 +33,7 @@ const (
 	Adjust                 // a later correction of a settlement
 	Admin                  // a change made by an operator
 	Start                  // a writer began; names the earlier writers and their heads
+	Extend                 // a call in flight holds more than its intent says: Reserved, in all
 )
 
 // String is the type's name in the book.
@@ -50,13 +51,15 @@ func (t Type) String() string {
 		return "admin"
 	case Start:
 		return "start"
+	case Extend:
+		return "extend"
 	}
 	return fmt.Sprintf("Type(%d)", uint8(t))
 }
 
 // ParseType is the opposite of String.
 func ParseType(s string) (Type, error) {
-	for t := Intent; t <= Start; t++ {
+	for t := Intent; t <= Extend; t++ {
 		if t.String() == s {
 			return t, nil
 		}
@@ -154,7 +157,7 @@ type Record struct {
 	Attempts       []Attempt
 	TTFT           time.Duration
 	Duration       time.Duration
-	Cut            string
+	Cut            string // why airgate ended the answer before its end: budget, journal, provider
 
 	Count  int64  // of an aggregated refusal of strangers
 	Source string // network of aggregated refusals

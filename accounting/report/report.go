@@ -217,8 +217,8 @@ type Source interface {
 	Audit(ctx context.Context, q AuditQuery) (Audit, error)
 }
 
-// Request is all that is known of one request: its intent and its settlement
-// merged and its adjustments added, or its denial. It is open while there is
+// Request is all that is known of one request: its intent with what extensions
+// made it hold, and its settlement, merged, and its adjustments added; or its denial. It is open while there is
 // an intent only; then it has no class.
 //
 // Type, Class and what was measured are those of the last record. Seq, Writer,
@@ -228,7 +228,7 @@ type Request struct{ record.Record }
 // Merge makes a Request of the records of one request id, in any order.
 func Merge(records []record.Record) Request {
 	rank := func(t record.Type) int {
-		return slices.Index([]record.Type{record.Intent, record.Deny, record.Settle, record.Adjust}, t)
+		return slices.Index([]record.Type{record.Intent, record.Extend, record.Deny, record.Settle, record.Adjust}, t)
 	}
 	records = slices.Clone(records)
 	slices.SortStableFunc(records, func(a, b record.Record) int { return rank(a.Type) - rank(b.Type) })
@@ -245,11 +245,16 @@ func Merge(records []record.Record) Request {
 
 // overlay lays what r knows over what m knows already.
 func overlay(m, r *record.Record) {
-	if r.Type == record.Adjust {
+	switch r.Type {
+	case record.Extend:
+		m.Reserved = max(m.Reserved, r.Reserved)
+		return
+	case record.Adjust:
 		m.Cost, m.HasCost = m.Cost+r.Cost, m.HasCost || r.HasCost
 		m.Tokens.Add(&r.Tokens)
 		m.HasTokens = m.HasTokens || r.HasTokens
 		return
+	default:
 	}
 	for f := range record.Fields() {
 		switch f.Name {

@@ -49,7 +49,7 @@ func TestParseDimensions(t *testing.T) {
 
 func TestMergeDoesNotMindTheOrder(t *testing.T) {
 	examples := recordtest.Examples()
-	records := []record.Record{examples["intent"], examples["settle"], examples["adjust"]}
+	records := []record.Record{examples["intent"], examples["extend"], examples["settle"], examples["adjust"]}
 	want := report.Merge(records)
 	rapid.Check(t, func(t *rapid.T) {
 		if diff := cmp.Diff(want, report.Merge(rapid.Permutation(records).Draw(t, "records"))); diff != "" {
@@ -61,6 +61,9 @@ func TestMergeDoesNotMindTheOrder(t *testing.T) {
 	}
 	if open := report.Merge(records[:1]); !open.Open() || open.Class != "" {
 		t.Errorf("Merge of an intent = %+v, want an open request", open)
+	}
+	if open := report.Merge(records[:2]); !open.Open() || open.Reserved != 32_769_000 {
+		t.Errorf("Merge of an intent and an extension = %+v, want an open request that holds what the extension says", open)
 	}
 	if got := report.Merge(nil); got.Type != 0 {
 		t.Errorf("Merge of nothing = %+v, want the zero Request", got)

@@ -228,7 +228,7 @@ func newAuditShow(t *terminal, f *flags) *cobra.Command {
 	cmd.Flags().StringVar(&request, "request", "", "all records of this request id")
 	cmd.Flags().StringVar(&key, "key", "", "of this key: its id or its name")
 	cmd.Flags().StringVar(&team, "team", "", "of this team and those below it")
-	cmd.Flags().StringVar(&types, "type", "", "of these types: intent, settle, deny, adjust, admin, start")
+	cmd.Flags().StringVar(&types, "type", "", "of these types: intent, extend, settle, deny, adjust, admin, start")
 	cmd.Flags().StringVar(&from, "from", "", "from this date or time, UTC")
 	cmd.Flags().StringVar(&to, "to", "", "before this date or time, UTC")
 	cmd.Flags().IntVar(&limit, "limit", 100, "at most so many records (1000 is the most)")

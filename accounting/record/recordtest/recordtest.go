@@ -48,6 +48,7 @@ func Examples() map[string]record.Record {
 	settle.TTFT, settle.Duration = 420*time.Millisecond, 3*time.Second
 	return map[string]record.Record{
 		"intent": intent,
+		"extend": {Type: record.Extend, Time: Noon().Add(time.Second), RequestID: call.RequestID, Reserved: 32_769_000},
 		"settle": settle,
 		"deny": {
 			Type: record.Deny, Time: Noon(), RequestID: "019a49b1-2f3a-7c11-8a4e-0123456789ac",
@@ -95,7 +96,7 @@ func Any() *rapid.Generator[record.Record] {
 	return rapid.Custom(func(t *rapid.T) record.Record {
 		str := func(label string) string { return text.Draw(t, label) }
 		r := record.Record{
-			Type: record.Type(rapid.Uint8Range(1, 6).Draw(t, "type")), Seq: rapid.Uint64Range(0, 1<<63-1).Draw(t, "seq"), Writer: str("writer"),
+			Type: record.Type(rapid.Uint8Range(1, uint8(record.Extend)).Draw(t, "type")), Seq: rapid.Uint64Range(0, 1<<63-1).Draw(t, "seq"), Writer: str("writer"),
 			RequestID: str("request_id"), KeyID: str("key_id"), KeyName: str("key_name"), Team: str("team"), TeamPath: str("team_path"),
 			CostCenter: str("cost_center"), Purpose: str("purpose"), PurposeSource: str("purpose_source"), User: str("user"), UserSource: str("user_source"),
 			Session: str("session"), Endpoint: str("endpoint"), Dialect: str("dialect"), Stream: optional(t, "stream"), ModelRequested: str("model_requested"),

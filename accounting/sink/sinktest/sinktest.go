@@ -315,7 +315,7 @@ func kill(t *testing.T, place string, batches int) (acked uint64) {
 // Book is the first n records of a writer, of all types.
 func Book(writer string, n int) []record.Record {
 	examples := recordtest.Examples()
-	names := []string{"start", "intent", "settle", "deny", "strangers", "adjust", "admin"}
+	names := []string{"start", "intent", "settle", "deny", "strangers", "adjust", "admin", "extend"}
 	var all []record.Record
 	for i := range n {
 		all = append(all, examples[names[i%len(names)]])

@@ -106,7 +106,7 @@ const (
 	denials      = "time FROM records WHERE type = 'deny' %s ORDER BY time DESC LIMIT ?"
 	operations   = "time FROM records WHERE type IN ('admin', 'start', 'adjust') %s ORDER BY time DESC LIMIT ?"
 	starts       = "time FROM records WHERE type IN ('admin', 'start', 'adjust') AND type = 'start' ORDER BY time"
-	calls        = "request_id FROM records WHERE request_id IS NOT NULL AND type IN ('intent', 'settle') %s ORDER BY request_id DESC LIMIT ?"
+	calls        = "request_id FROM records WHERE request_id IS NOT NULL AND type IN ('intent', 'extend', 'settle') %s ORDER BY request_id DESC LIMIT ?"
 	requestsPage = "SELECT DISTINCT request_id FROM book WHERE request_id IS NOT NULL AND type IN ('intent', 'settle', 'deny') %s ORDER BY request_id DESC LIMIT ?"
 )
 
@@ -195,7 +195,7 @@ func (r *Reader) Audit(ctx context.Context, q report.AuditQuery) (report.Audit, 
 	}
 	var out report.Audit
 	for query, types := range map[string][]record.Type{
-		operations: {record.Admin, record.Start, record.Adjust}, denials: {record.Deny}, calls: {record.Intent, record.Settle},
+		operations: {record.Admin, record.Start, record.Adjust}, denials: {record.Deny}, calls: {record.Intent, record.Extend, record.Settle},
 	} {
 		types = slices.DeleteFunc(types, func(t record.Type) bool { return !q.Wants(t) })
 		if len(types) == 0 {
@@ -231,7 +231,7 @@ func (r *Reader) auditRequest(ctx context.Context, q *report.AuditQuery) (report
 // newestFirst orders records as they happened, the calls at their admission.
 func newestFirst(all []record.Record) {
 	at := func(r *record.Record) time.Time {
-		if r.Type == record.Intent || r.Type == record.Settle {
+		if ofCall(r.Type) {
 			return admission(r)
 		}
 		return r.Time
@@ -239,6 +239,11 @@ func newestFirst(all []record.Record) {
 	slices.SortFunc(all, func(a, b record.Record) int {
 		return cmp.Or(at(&b).Compare(at(&a)), cmp.Compare(b.RequestID, a.RequestID), b.Time.Compare(a.Time), cmp.Compare(a.Writer, b.Writer), cmp.Compare(b.Seq, a.Seq))
 	})
+}
+
+// ofCall says that a record counts at the admission of its call.
+func ofCall(t record.Type) bool {
+	return t == record.Intent || t == record.Extend || t == record.Settle
 }
 
 // conditions are those of q in SQL, for records of these types. The time of a
@@ -260,7 +265,7 @@ func conditions(q *report.AuditQuery, types []record.Type) (where string, args [
 		and("instr('/' || coalesce(team_path, team) || '/', ?) > 0", "/"+q.Team+"/")
 	}
 	column, bound := "time", func(t time.Time) string { return t.UTC().Format(record.TimeLayout) }
-	if slices.Contains(types, record.Intent) || slices.Contains(types, record.Settle) {
+	if slices.ContainsFunc(types, ofCall) {
 		column, bound = "request_id", func(t time.Time) string {
 			ms := max(0, t.UnixMilli())
 			return fmt.Sprintf("%08x-%04x", ms>>16, ms&0xffff)

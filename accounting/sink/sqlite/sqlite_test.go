@@ -181,7 +181,7 @@ func id(minute, n int) string {
 }
 
 func call(typ record.Type, id string) record.Record {
-	name := map[record.Type]string{record.Intent: "intent", record.Settle: "settle", record.Deny: "deny"}[typ]
+	name := map[record.Type]string{record.Intent: "intent", record.Extend: "extend", record.Settle: "settle", record.Deny: "deny"}[typ]
 	r := recordtest.Examples()[name]
 	r.RequestID = id
 	return r
@@ -193,7 +193,7 @@ func TestRequestsMergesEachRequestsRecords(t *testing.T) {
 	adjust := recordtest.Examples()["adjust"]
 	adjust.RequestID = corrected
 	write(t, s, recordtest.Chain("a.1",
-		recordtest.Examples()["start"], call(record.Intent, open), call(record.Intent, closed), call(record.Settle, closed), call(record.Deny, denied),
+		recordtest.Examples()["start"], call(record.Intent, open), call(record.Extend, open), call(record.Intent, closed), call(record.Settle, closed), call(record.Deny, denied),
 		call(record.Intent, corrected), recordtest.Examples()["strangers"]))
 	write(t, s, recordtest.Chain("b.1", call(record.Settle, corrected), adjust)) // by the next incarnation
 
@@ -225,6 +225,12 @@ func TestRequestsMergesEachRequestsRecords(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Requests differ (-want +got):\n%s", diff)
+	}
+	if got := page.Requests[3].Reserved.String(); got != "0.032769" {
+		t.Errorf("the open request holds %s, want what its extension says", got)
+	}
+	if audit, err := s.Audit(t.Context(), report.AuditQuery{Types: []record.Type{record.Extend}, Limit: 9}); err != nil || len(audit.Audit) != 1 || audit.Audit[0].RequestID != open {
+		t.Errorf("Audit of extensions = %+v, %v, want that of the open request", audit, err)
 	}
 	b, err := json.Marshal(page)
 	if err != nil {
@@ -305,10 +311,10 @@ func TestDenialsAndAuditAreNewestFirst(t *testing.T) {
 		}
 		return s
 	}
-	if diff := cmp.Diff([]uint64{19, 18, 12, 11}, seqs(denials.Denials)); diff != "" {
+	if diff := cmp.Diff([]uint64{21, 20, 13, 12}, seqs(denials.Denials)); diff != "" {
 		t.Errorf("Denials (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]uint64{21, 20, 15, 14, 13, 8, 7, 6, 1}, seqs(audit.Audit)); diff != "" {
+	if diff := cmp.Diff([]uint64{17, 15, 14, 9, 7, 6, 1}, seqs(audit.Audit)); diff != "" {
 		t.Errorf("Audit (-want +got):\n%s", diff)
 	}
 }

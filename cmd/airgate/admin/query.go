@@ -124,7 +124,7 @@ func ParseAudit(q url.Values) (a report.AuditQuery, err error) {
 	for name := range strings.SplitSeq(q.Get("type"), ",") {
 		t, err := record.ParseType(strings.TrimSpace(name))
 		if err != nil {
-			return a, fmt.Errorf("type: %w: use intent, settle, deny, adjust, admin or start", err)
+			return a, fmt.Errorf("type: %w: use intent, extend, settle, deny, adjust, admin or start", err)
 		}
 		a.Types = append(a.Types, t)
 	}
