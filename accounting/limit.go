@@ -155,6 +155,10 @@ type Limit struct {
 	OnStoreDown OnStoreDown
 	WarnAt      []Threshold // of a budget
 
+	// Sliced lets a budget hold a streamed call in parts, more of them as its
+	// output comes (Ledger.Extend), where every enforced budget of the call does.
+	Sliced bool
+
 	Mode         Mode
 	BudgetStatus int // HTTP status of budget_exhausted and budget_insufficient; 0 = 402
 	Owner        string

@@ -130,10 +130,11 @@ func (m *naive) judge(s *accounting.Subject, n accounting.Need, now time.Time) (
 
 // flight is a call that holds something.
 type flight struct {
-	id    string
-	hold  accounting.Hold
-	need  accounting.Need
-	takes map[string]*template // :: account-window → a template of it
+	id      string
+	subject *accounting.Subject
+	hold    accounting.Hold
+	need    accounting.Need
+	takes   map[string]*template // :: account-window → a template of it
 }
 
 func (m *naive) take(s *accounting.Subject, n accounting.Need, now time.Time) map[string]*template {
@@ -148,6 +149,31 @@ func (m *naive) take(s *accounting.Subject, n accounting.Need, now time.Time) ma
 		m.at(key).held += needOf(t, n)
 	}
 	return takes
+}
+
+// extend returns the limits that refuse a flight more, or takes it. What counts is
+// what is configured now, for the account-windows in which it was admitted.
+func (m *naive) extend(f *flight, more money.NanoUSD) (refuse map[string]bool) {
+	refuse = make(map[string]bool)
+	for key, t := range f.takes {
+		for i := range m.limits {
+			l, a := &m.limits[i], m.at(key)
+			if t.limit.Resource == accounting.USD && l.id == t.id && l.limit.Mode == accounting.Enforce && int64(more) > l.limit.Amount-a.spent-a.held {
+				refuse[l.limit.Name] = more > 0
+			}
+		}
+	}
+	maps.DeleteFunc(refuse, func(_ string, really bool) bool { return !really })
+	if len(refuse) > 0 {
+		return refuse
+	}
+	for key, t := range f.takes {
+		if t.limit.Resource == accounting.USD {
+			m.at(key).held += int64(more)
+		}
+	}
+	f.need.USD += more
+	return nil
 }
 
 func (m *naive) end(f *flight, used accounting.Need, requests int64) {
@@ -199,7 +225,7 @@ func (m *naive) check(t *rapid.T, l *accounting.Ledger, now time.Time) {
 	}
 }
 
-// TestLedgerEqualsNaive runs calls, reloads, restarts and the passing of time
+// TestLedgerEqualsNaive runs calls, extensions, reloads, restarts and the passing of time
 // on the ledger and on the model: the same calls are refused for the same
 // reasons (P6), a hold ends once (P5), a refusal leaves nothing behind (P7), and
 // spent and reserved are equal after every step (P2, P4).
@@ -245,12 +271,12 @@ func TestLedgerEqualsNaive(t *testing.T) {
 		amount := rapid.Int64Range(0, 30)
 		var calls, restarts int
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
-			switch rapid.IntRange(0, 11).Draw(t, "step") {
+			switch rapid.IntRange(0, 13).Draw(t, "step") {
 			default: // a call
 				s := rapid.SampledFrom(subjects).Draw(t, "subject")
 				n := accounting.Need{USD: money.NanoUSD(amount.Draw(t, "usd")), Tokens: money.Tokens(amount.Draw(t, "tokens"))}
 				calls++
-				f := &flight{id: strconv.Itoa(calls), need: n}
+				f := &flight{id: strconv.Itoa(calls), subject: s, need: n}
 				refuse, would := m.judge(s, n, now)
 				r := admit(l, &f.hold, table, s, n, now)
 				switch {
@@ -272,6 +298,21 @@ func TestLedgerEqualsNaive(t *testing.T) {
 					f.takes = m.take(s, n, now)
 					book.Apply(&record.Record{Type: record.Intent, RequestID: f.id, Time: now, Reserved: n.USD, Limits: f.hold.AppendLimits(nil)})
 					flights = append(flights, f)
+				}
+			case 11, 12: // a call in flight needs more
+				if len(flights) == 0 {
+					continue
+				}
+				f := rapid.SampledFrom(flights).Draw(t, "flight")
+				more := money.NanoUSD(amount.Draw(t, "more"))
+				refuse := m.extend(f, more)
+				switch r := l.Extend(&f.hold, f.subject, more, now); {
+				case (r != nil) != (len(refuse) > 0):
+					t.Fatalf("Extend(%d) = %+v, want refused by one of %v", more, r, refuse)
+				case r != nil && !refuse[r.Limit.Name]:
+					t.Fatalf("Extend(%d) refused by %s, want one of %v", more, r.Limit.Name, refuse)
+				case r == nil:
+					book.Apply(&record.Record{Type: record.Extend, RequestID: f.id, Time: now, Reserved: f.need.USD})
 				}
 			case 5, 6, 7: // an end
 				if len(flights) == 0 {

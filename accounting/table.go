@@ -163,6 +163,17 @@ func (t *Table) layerOf(g *group) *layer {
 	}
 }
 
+// budgetOf returns the budgets that count on the accounts of set; nil = there are
+// none any more.
+func (t *Table) budgetOf(set *accountSet) *group {
+	for _, g := range t.budgets.groups {
+		if g.set == set {
+			return g
+		}
+	}
+	return nil
+}
+
 // fields returns what decides whether the limit matches and with which amount.
 func (m *member) fields() []field {
 	fields := slices.Clone(m.Match.compile())
@@ -295,6 +306,9 @@ func (l *Limit) check() error {
 	}
 	if l.ClampFloor < 0 || l.ClampFloor > 0 && l.Resource != USD {
 		return errors.New("only a budget clamps output, and not below 0 tokens")
+	}
+	if l.Sliced && l.Resource != USD {
+		return errors.New("only a budget holds calls in slices")
 	}
 	if l.Mode > Shadow {
 		return fmt.Errorf("unknown mode %d", l.Mode)
