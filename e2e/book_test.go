@@ -152,6 +152,13 @@ func (b *book) add(l *life, r record.Record) error {
 		}
 		b.open[id], l.intents[id] = r, r
 		b.intents++
+	case record.Extend:
+		intent, open := b.open[id]
+		if _, own := l.intents[id]; !open || !own || r.Reserved <= intent.Reserved {
+			return fmt.Errorf("request %s is extended from %s to %s, open %v, own %v", id, intent.Reserved, r.Reserved, open, own)
+		}
+		intent.Reserved = r.Reserved
+		b.open[id] = intent
 	case record.Settle:
 		intent, open := b.open[id]
 		switch {

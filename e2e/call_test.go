@@ -153,6 +153,7 @@ type entry struct {
 	Count       int64          `json:"count"`
 	Tokens      map[string]int `json:"tokens"`
 	Cause       string         `json:"cause"`
+	Cut         string         `json:"cut"`
 }
 
 // settledRequest waits for the request's settlement to reach the records.

@@ -49,7 +49,16 @@ type Chunk struct {
 	Body        []byte
 	EndOfStream bool // in duplex mode: the answer ends here
 	Trailers    bool
-	Cut         string // in duplex mode: why it was cut, for Envoy's metadata
+	Cut         string // why airgate ended it, for Envoy's metadata: nothing more of it passes
+}
+
+// pass lets out pass in the chunk's place; out is the chunk itself where nothing
+// changes.
+func (c *Chunk) pass(chunk, out []byte) {
+	if len(out) == len(chunk) && (len(out) == 0 || &out[0] == &chunk[0]) {
+		return
+	}
+	c.Replace, c.Body = true, out
 }
 
 // Metadata is the dynamic metadata (namespace airgate) that goes with a reply.

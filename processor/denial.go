@@ -139,13 +139,18 @@ func unit(l *accounting.Limit) string {
 	return "requests"
 }
 
+// denial is a refusal without the figures of a limit.
+func (s *Stream) denial(code Code, why string) dialect.Denial {
+	return dialect.Denial{
+		Code: string(code), Status: outcomeOf(code).status, RequestID: s.id,
+		Message: "airgate: " + why + " (request " + s.id + ")",
+	}
+}
+
 // sayDenial fills s.deny in the caller's dialect.
 func (s *Stream) sayDenial(code Code, why string, r *accounting.Refusal) {
 	o := outcomeOf(code)
-	d := dialect.Denial{
-		Code: string(code), Status: o.status, RequestID: s.id,
-		Message: "airgate: " + why + " (request " + s.id + ")",
-	}
+	d := s.denial(code, why)
 	retry := time.Second
 	if r != nil {
 		retry = s.describe(&d, r)

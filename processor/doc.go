@@ -21,6 +21,7 @@
 //	                              refused     Deny 502            the provider's error is about our credential
 //	answering  ResponseBody       answering   Chunk
 //	                              settled     Chunk               the terminal event or the end of the body was seen
+//	                              settled     Chunk, cut          the dialect's error event in the place of the rest
 //	                              refused     Deny 502            the same, told by the body of an error answer
 //	settled    any                settled     passes untouched
 //	any        Close, Finish                                      settles what is open, writes the one record
@@ -28,9 +29,9 @@
 // Invariants, each a test: every Event gets exactly one Action; a hold ends
 // exactly once on every path; no request is forwarded before its intent is
 // written; every authenticated request leaves exactly one settlement or denial
-// (or is one of a counted flood of denials);
-// how an answer is cut into chunks changes nothing; an error is classified
-// once, in code.go.
+// (or is one of a counted flood of denials); how an answer is divided into chunks
+// changes nothing; of a stream whole events pass; an error is classified once, in
+// code.go.
 //
 // Files in reading order: event.go, action.go, stream.go, request.go,
 // admit.go, response.go, settle.go, then code.go, denial.go, counted.go, and

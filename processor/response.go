@@ -62,8 +62,10 @@ func (s *Stream) responseHeaders(e *ResponseHeaders) Action {
 		s.settle(e.Now)
 		return a
 	}
-	a.Duplex = s.strip && strings.HasPrefix(contentType, "text/event-stream")
-	s.strip = a.Duplex
+	s.events = strings.HasPrefix(contentType, "text/event-stream")
+	// A stream of which something is taken out may be held back up to its end,
+	// and that may be trailers.
+	a.Duplex = s.events && s.strip
 	return a
 }
 
@@ -92,12 +94,7 @@ func (s *Stream) errorAnswer(e *ResponseHeaders, a *Answer) Action {
 // replaceAnswer says 502 in the caller's dialect: what the provider says about
 // our credential or account is ours to read, not the caller's.
 func (s *Stream) replaceAnswer(now time.Time) Action {
-	code := ProviderAuth
-	text := "the provider did not accept airgate's credential; the platform team must look at it"
-	if s.class == ClassProviderQuota {
-		code = ProviderQuota
-		text = "the provider's account has no quota left; the platform team must look at it"
-	}
+	code, text := aboutAccount(s.class)
 	s.code = code
 	s.settle(now)
 	s.state = refused
@@ -106,18 +103,28 @@ func (s *Stream) replaceAnswer(now time.Time) Action {
 	return &s.deny
 }
 
+// aboutAccount is what is said in place of an error of the provider's that is about
+// our credential or account.
+func aboutAccount(c Class) (code Code, text string) {
+	if c == ClassProviderQuota {
+		return ProviderQuota, "the provider's account has no quota left; the platform team must look at it"
+	}
+	return ProviderAuth, "the provider did not accept airgate's credential; the platform team must look at it"
+}
+
 // responseBody passes one chunk and reads it: after the reply where nothing
 // depends on it, before where the chunk ends the answer or must change.
 func (s *Stream) responseBody(e *ResponseBody) Action {
 	c := &s.chunk
 	*c = Chunk{Set: c.Set[:0], EndOfStream: e.EndOfStream}
-	if s.state != answering {
-		if s.strip { // settled at the terminal event: what is withheld still leaves
-			c.Replace, c.Body = true, s.meter.Strip(e.Chunk, e.EndOfStream)
-		}
+	switch {
+	case s.cut != "":
+		c.Replace = true // nothing more of the answer passes
 		return c
-	}
-	if s.buffered {
+	case s.state != answering:
+		c.pass(e.Chunk, s.meter.Pass(e.Chunk, e.EndOfStream))
+		return c
+	case s.buffered:
 		return s.errorBody(e)
 	}
 	if len(e.Chunk) > 0 {
@@ -126,22 +133,64 @@ func (s *Stream) responseBody(e *ResponseBody) Action {
 			s.p.metrics.firstToken(s)
 		}
 	}
-	if !s.strip && !e.EndOfStream && !s.meter.Decisive(e.Chunk) {
+	if !e.EndOfStream && !s.meter.Decisive(e.Chunk) {
 		s.unread = e.Chunk
+		c.pass(e.Chunk, s.meter.Pass(e.Chunk, false))
 		return c
 	}
-	s.meter.Write(e.Chunk)
-	if s.strip {
-		pass := s.meter.Strip(e.Chunk, e.EndOfStream)
-		c.Replace, c.Body = true, pass
+	s.read(c, e)
+	return c
+}
+
+// read scans a chunk before any of it passes.
+func (s *Stream) read(c *Chunk, e *ResponseBody) {
+	last := 0 // where the last event of the chunk begins
+	for at := 0; at < len(e.Chunk); {
+		last = at
+		at += s.meter.Scan(e.Chunk[at:])
+		if s.account() {
+			break
+		}
 	}
 	if e.EndOfStream {
 		s.meter.Close()
 	}
+	if s.account() {
+		code, why := aboutAccount(classOfProvider(s.meter.Reading().Error.Class))
+		s.cutOff(c, s.meter.Pass(e.Chunk[:last], false), cutProvider, code, why, e.Now)
+		return
+	}
+	c.pass(e.Chunk, s.meter.Pass(e.Chunk, e.EndOfStream))
 	if e.EndOfStream || s.meter.Reading().Ending != dialect.Unfinished {
 		s.finish(e.Now)
 	}
-	return c
+}
+
+// account reports whether the stream has ended with an error about our credential
+// or account: the event is ours to read, not the caller's.
+func (s *Stream) account() bool {
+	r := s.meter.Reading()
+	if !s.events || r.Ending != dialect.Failed {
+		return false
+	}
+	class := classOfProvider(r.Error.Class)
+	return class == ClassProviderAuth || class == ClassProviderQuota
+}
+
+// Why airgate ends an answer before its end: record field cut.
+const (
+	cutProvider = "provider" // the provider's error about our credential or account stood there
+)
+
+// cutOff ends the answer with the dialect's own error event, behind what of the
+// chunk may pass, and settles what was counted. passed ends at an event's border,
+// as all that has passed before.
+func (s *Stream) cutOff(c *Chunk, passed []byte, reason string, code Code, why string, now time.Time) {
+	s.cut, s.code, s.class = reason, code, outcomeOf(code).class
+	s.settle(now)
+	d := s.denial(code, why)
+	c.Replace, c.EndOfStream, c.Cut = true, true, reason
+	c.Body = dialect.AppendCut(append(make([]byte, 0, len(passed)+1024), passed...), s.endpoint, &d)
 }
 
 // finish settles an answer whose end was seen.
@@ -176,10 +225,11 @@ func (s *Stream) errorBody(e *ResponseBody) Action {
 func (s *Stream) responseTrailers(e *ResponseTrailers) Action {
 	c := &s.chunk
 	*c = Chunk{Set: c.Set[:0], Trailers: true}
-	if s.strip {
-		if rest := s.meter.Strip(nil, true); len(rest) > 0 {
-			c.Replace, c.Body = true, rest
-		}
+	if s.cut != "" {
+		return c
+	}
+	if rest := s.meter.Pass(nil, true); len(rest) > 0 {
+		c.Replace, c.Body = true, rest
 	}
 	if s.state != answering {
 		return c

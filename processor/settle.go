@@ -212,8 +212,9 @@ func (s *Stream) appendSettlement(now time.Time) {
 	rec.Reserved = s.reserved
 	rec.Class, rec.Family = string(s.class), s.class.Family()
 	rec.ModelServed = s.served
+	rec.Cut = s.cut
 	rec.Status = s.status
-	if s.code != "" {
+	if s.code != "" && s.cut == "" {
 		rec.Status = outcomeOf(s.code).status
 	}
 	if s.intent != 0 && !s.envoys {

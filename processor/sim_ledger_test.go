@@ -49,7 +49,8 @@ func (m *model) balances(intent *record.Record) map[*balance]bool {
 	return all
 }
 
-// begin is before the journal has the record, end after it has, or has not.
+// begin is before the journal has the record, end after it has, or has not. What
+// an extension took is held whether or not the journal has it, up to the call's end.
 func (m *model) begin(r *record.Record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -60,6 +61,13 @@ func (m *model) begin(r *record.Record) {
 			b.held += r.Reserved
 			b.called = true
 		}
+	case record.Extend:
+		intent := m.open[r.RequestID]
+		for b := range m.balances(&intent) {
+			b.held += r.Reserved - intent.Reserved
+		}
+		intent.Reserved = r.Reserved
+		m.open[r.RequestID] = intent
 	case record.Settle, record.Deny, record.Adjust, record.Admin, record.Start:
 	}
 }

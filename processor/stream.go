@@ -68,7 +68,9 @@ type Stream struct {
 	meter      dialect.Meter
 	status     int
 	attempts   int
-	strip      bool
+	strip      bool   // the usage chunk is taken out of the stream
+	events     bool   // the answer is labelled a stream of events
+	cut        string // why airgate has ended the answer; "" = it has not
 	buffered   bool   // an error answer, read whole before any of it leaves
 	retryAfter string // of that answer
 	unread     []byte // a chunk that After still has to scan

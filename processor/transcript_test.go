@@ -253,6 +253,9 @@ func describe(a processor.Action) string {
 		if a.EndOfStream {
 			b.WriteString(" eos")
 		}
+		if a.Cut != "" {
+			b.WriteString(" cut: " + a.Cut)
+		}
 		b.WriteString("\n")
 		set(a.Set)
 	}

@@ -145,7 +145,7 @@ func (e *encoder) answer(a *processor.Answer) (mem.BufferSlice, error) {
 
 // chunk is the reply to one body chunk outside FULL_DUPLEX.
 func (e *encoder) chunk(a *processor.Chunk) (mem.BufferSlice, error) {
-	if len(a.Set) == 0 {
+	if len(a.Set) == 0 && a.Cut == "" {
 		if !a.Replace {
 			return e.unchanged[responseBody-1], nil
 		}
@@ -153,7 +153,8 @@ func (e *encoder) chunk(a *processor.Chunk) (mem.BufferSlice, error) {
 			return e.cleared, nil
 		}
 	}
-	w := e.begin(len(a.Body) + sizeOf(a.Set))
+	w := e.begin(len(a.Body) + sizeOf(a.Set) + len(a.Cut))
+	w.metadata("", "", a.Cut)
 	common := w.mark()
 	if a.Replace {
 		w.bodyMutation(a.Body)

@@ -213,6 +213,11 @@ func TestEncode(t *testing.T) {
 			must(e.chunk(&processor.Chunk{Set: []processor.Header{{Name: "a", Value: "b"}}})),
 			responseBodyReply(&extprocv3.CommonResponse{HeaderMutation: &extprocv3.HeaderMutation{SetHeaders: set("a", "b")}}),
 		},
+		"chunk cut": {must(e.chunk(&processor.Chunk{Replace: true, Body: []byte("error"), EndOfStream: true, Cut: "provider"})), func() *reply {
+			r := responseBodyReply(&extprocv3.CommonResponse{BodyMutation: whole("error")})
+			r.DynamicMetadata = metadata("cut", "provider")
+			return r
+		}()},
 		"streamed":     {e.streamed([]byte("data"), false, ""), responseBodyReply(streamedReply("data", false))},
 		"streamed end": {e.streamed(nil, true, ""), responseBodyReply(streamedReply("", true))},
 		"cut": {e.streamed([]byte("error"), true, "budget"), func() *reply {

@@ -73,16 +73,18 @@ func BenchmarkMeterChunk(b *testing.B) {
 			}
 		}
 	})
-	b.Run("strip", func(b *testing.B) {
-		var m Meter
-		m.Reset(e, 200, "text/event-stream", true)
-		b.ReportAllocs()
-		for b.Loop() {
-			if len(m.Strip(chunk, false)) != len(chunk) {
-				b.Fatal("Strip changed a chunk")
+	for name, strip := range map[string]bool{"pass": false, "strip": true} {
+		b.Run(name, func(b *testing.B) {
+			var m Meter
+			m.Reset(e, 200, "text/event-stream", strip)
+			b.ReportAllocs()
+			for b.Loop() {
+				if len(m.Pass(chunk, false)) != len(chunk) {
+					b.Fatal("Pass changed a chunk")
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func BenchmarkMeterBody(b *testing.B) {

@@ -10,9 +10,9 @@ import (
 
 // Meter reads an answer as it passes, cut anywhere: the cut never changes the
 // Reading. It never fails; what it cannot read it passes over. It holds no
-// more of the answer than one short string and, for Strip, one event.
+// more of the answer than one short string and, for Pass, one event.
 //
-// Write and Strip are independent of each other: each must see every chunk
+// Write and Pass are independent of each other: each must see every chunk
 // once, in either order. The zero Meter reads nothing until Reset. Not safe
 // for concurrent use.
 type Meter struct {
@@ -39,8 +39,8 @@ type Meter struct {
 	started bool // an event that says what can be hidden was seen
 	calls   [itemKinds]int32
 
-	r   Reading
-	sub stripper
+	r    Reading
+	gate gate
 }
 
 type mode uint8
@@ -55,7 +55,7 @@ const (
 // Reset begins a new answer to e with its status and content type. Answers
 // that are no success are not read (see [Classify]). Whether a body is JSON or
 // an event stream is told by its first byte: labels are wrong too often.
-// stripUsage makes Strip take out the usage chunk of a chat or completions
+// stripUsage makes Pass take out the usage chunk of a chat or completions
 // stream.
 func (m *Meter) Reset(e Endpoint, status int, contentType string, stripUsage bool) {
 	m.CacheWrite1h = false
@@ -75,7 +75,7 @@ func (m *Meter) Reset(e Endpoint, status int, contentType string, stripUsage boo
 	m.nextDocument()
 	m.tailLen = 0
 	stream := strings.HasPrefix(strings.ToLower(strings.TrimSpace(contentType)), "text/event-stream")
-	m.sub.reset(stripUsage && success && stream && usageOnRequest(e.Operation))
+	m.gate.reset(m.mode == modeSniff && stream, stripUsage && usageOnRequest(e.Operation))
 }
 
 // nextDocument is the start of an event or of the body.
@@ -104,37 +104,50 @@ func (m *Meter) nextDocument() {
 
 // Write reads the next chunk. It keeps no reference to it.
 func (m *Meter) Write(chunk []byte) {
-	if m.mode == modeOff || len(chunk) == 0 {
-		return
+	for len(chunk) > 0 {
+		chunk = chunk[m.Scan(chunk):]
 	}
-	m.keepTail(chunk)
+}
+
+// Scan reads chunk up to the end of its first event and returns how many bytes
+// that is, so that what Reading says of an event can be told from the rest; all of
+// chunk if no event ends in it. The rest must be read next.
+func (m *Meter) Scan(chunk []byte) (n int) {
+	if m.mode == modeOff {
+		return len(chunk)
+	}
+	rest := chunk
 	if m.mode == modeSniff {
-		if chunk = m.sniff(chunk); m.mode == modeSniff {
-			return
-		}
+		rest = m.sniff(rest)
 	}
 	if m.mode == modeJSON {
-		m.w.feed(chunk)
+		m.w.feed(rest)
 		m.settleDocument()
-		return
+		m.keepTail(chunk)
+		return len(chunk)
 	}
-	for len(chunk) > 0 {
-		t, n := m.fr.next(chunk)
+	ended := false
+	for len(rest) > 0 && !ended {
+		t, n := m.fr.next(rest)
 		switch t {
 		case tokData:
-			m.w.feed(chunk[:n])
+			m.w.feed(rest[:n])
 			m.settleDocument()
 		case tokName:
-			m.eventLen += uint8(copy(m.event[m.eventLen:], chunk[:n])) // at most 16
+			m.eventLen += uint8(copy(m.event[m.eventLen:], rest[:n])) // at most 16
 			m.errorName = string(m.event[:m.eventLen]) == "error"
 		case tokEnd:
 			m.endEvent()
 			m.nextDocument()
+			ended = true
 		case tokOther, tokLine, tokFeed:
 		}
-		chunk = chunk[n:]
+		rest = rest[n:]
 	}
 	m.armed = m.errorName || !m.committed && (m.w.doc.usageOpen || m.w.doc.trouble.seen || m.terminal())
+	n = len(chunk) - len(rest)
+	m.keepTail(chunk[:n])
+	return n
 }
 
 // sniff passes over white space and a byte order mark and decides by the
@@ -195,16 +208,17 @@ func (m *Meter) Close() {
 // takes its slices back.
 func (m *Meter) Reading() *Reading { return &m.r }
 
-// Strip takes the usage chunk out of a stream whose caller did not ask for it
-// and returns what may be passed on: chunk itself where nothing changes, else
-// a slice that is valid until the next call. What cannot yet be told from the
-// usage chunk is withheld, from the start of its event; end gives it out. The
-// bytes returned are the same however the stream is cut.
-func (m *Meter) Strip(chunk []byte, end bool) []byte {
-	if !m.sub.on {
+// Pass returns what of a stream may be passed on: whole events, without the usage
+// chunk that its caller did not ask for. It returns chunk itself where nothing
+// changes, else a slice that is valid until the next call. What has come of an
+// event that is not over is withheld, up to 64 KiB of it; comments are not. end
+// gives it out. The bytes that come out are the same however the stream is cut. An
+// answer that is no success, or not labelled a stream, passes as it is.
+func (m *Meter) Pass(chunk []byte, end bool) []byte {
+	if !m.gate.on {
 		return chunk
 	}
-	return m.sub.strip(chunk, end)
+	return m.gate.pass(chunk, end)
 }
 
 // maxNeedle is more than the longest needle with the start of its value.
@@ -386,7 +400,7 @@ func (m *Meter) commitResponses(whole bool) {
 	switch {
 	case kind == kindError && (whole || d.trouble.closed), kind == kindFailed && whole:
 		m.failed()
-	case m.mode == modeJSON && d.trouble.closed:
+	case (m.mode == modeJSON || kind == kindOther) && d.trouble.closed: // also an error in the shape of another endpoint's
 		m.failed()
 	case whole && terminal:
 		m.finish()

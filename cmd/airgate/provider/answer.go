@@ -27,6 +27,26 @@ func (a *answer) errorBody() object {
 	return object{"error": object{"message": text, "type": kind, "param": nil, "code": kind}}
 }
 
+// errorEvent is an error inside a stream.
+func (a *answer) errorEvent() event {
+	switch {
+	case strings.HasSuffix(a.path, "/responses"):
+		e := a.errorBody()["error"].(object)
+		return event{name: "error", data: object{"type": "error", "code": e["code"], "message": e["message"], "param": nil, "sequence_number": a.sent}}
+	case a.anthropic:
+		return event{name: "error", data: a.errorBody()}
+	}
+	return event{data: a.errorBody()}
+}
+
+// effort is what a model of the family that does not reason says of reasoning.
+func (a *answer) effort() any {
+	if strings.HasPrefix(a.model, "gpt-4") {
+		return nil
+	}
+	return "medium"
+}
+
 func (a *answer) tier() string {
 	if a.script.Tier != "" {
 		return a.script.Tier
@@ -80,7 +100,7 @@ func (a *answer) response(status string, withUsage bool) object {
 	o := object{
 		"id": "resp_scripted", "object": "response", "created_at": a.began.Unix(), "status": status, "model": a.model,
 		"output": []any{}, "usage": nil, "service_tier": a.tier(), "error": nil, "incomplete_details": nil,
-		"parallel_tool_calls": true, "tool_choice": "auto", "tools": []any{},
+		"parallel_tool_calls": true, "tool_choice": "auto", "tools": []any{}, "reasoning": object{"effort": a.effort(), "summary": nil},
 	}
 	if status == "completed" {
 		o["output"] = []any{object{
@@ -175,11 +195,7 @@ func (a *answer) events(w http.ResponseWriter, r *http.Request) {
 		}
 		if a.script.Fail != "" && a.sent == a.script.FailAt {
 			a.script.Error = a.script.Fail
-			if a.anthropic {
-				send(event{name: "error", data: a.errorBody()})
-			} else {
-				send(event{data: a.errorBody()})
-			}
+			send(a.errorEvent())
 			a.outcome = "answered"
 			return
 		}

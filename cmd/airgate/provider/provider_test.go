@@ -278,14 +278,18 @@ func TestStreams(t *testing.T) {
 		}
 	})
 	t.Run("an error within", func(t *testing.T) {
-		for path, name := range map[string]string{chat: "", messages: "error"} {
+		for path, name := range map[string]string{chat: "", messages: "error", responses: "error"} {
 			res, err := call(path, "fail overloaded_error after 1", `{"model":"m","stream":true}`)
 			body, err := read(t, res, err)
 			if err != nil || res.StatusCode != http.StatusOK {
 				t.Fatalf("%s: %v, status %d", path, err, res.StatusCode)
 			}
 			last := events(body)[len(events(body))-1]
-			if last.Name != name || at(t, last.Data, "error", "type") != "overloaded_error" {
+			kind := []any{"error", "type"}
+			if path == responses {
+				kind = []any{"code"}
+			}
+			if last.Name != name || at(t, last.Data, kind...) != "overloaded_error" {
 				t.Errorf("%s ends with %+v", path, last)
 			}
 		}

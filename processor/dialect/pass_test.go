@@ -14,12 +14,12 @@ func strips(path, ctype, body string, size int) string {
 	m.Reset(e, 200, ctype, true)
 	var out []byte
 	for chunk := range slices.Chunk([]byte(body), size) {
-		out = append(out, m.Strip(chunk, false)...)
+		out = append(out, m.Pass(chunk, false)...)
 	}
-	return string(append(out, m.Strip(nil, true)...))
+	return string(append(out, m.Pass(nil, true)...))
 }
 
-func TestStrip(t *testing.T) {
+func TestPass(t *testing.T) {
 	const sse = "text/event-stream; charset=utf-8"
 	text := "data: {\"choices\":[{\"delta\":{\"content\":\"\\\"choices\\\":[],\\\"usage\\\":{}\"}}],\"usage\":null}\n\n"
 	usage := "data: {\"id\":\"1\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n"
@@ -73,55 +73,83 @@ func TestStrip(t *testing.T) {
 	}
 }
 
-// Only what cannot be told yet is withheld, and only until it can.
-func TestStripWithholds(t *testing.T) {
-	var m Meter
-	m.Reset(endpoint(t, chat), 200, "text/event-stream", true)
-	for i, step := range []struct{ chunk, want string }{
-		{"data: {\"choices\":[{\"delta\":{}}]}\n\ndata: {\"id\":1,", "data: {\"choices\":[{\"delta\":{}}]}\n\n"},
-		{"\"choices\":[", ""},
-		{"{", "data: {\"id\":1,\"choices\":[{"},
-		{"}]}\n", "}]}\n"},
-		{"\n:", "\n:"},
-		{" x\nda", " x\n"},
-		{"ta: {\"choices\":[],\"usage\":{", ""},
-		{"}}\n", ""},
-		{"\ndata: [", "data: ["},
-		{"DONE]\n\n", "DONE]\n\n"},
+// What has come of an event is withheld until it is over, and nothing else.
+func TestPassWithholds(t *testing.T) {
+	type step struct{ chunk, want string }
+	for name, tt := range map[string]struct {
+		path  string
+		strip bool
+		steps []step
+	}{
+		"chat": {chat, true, []step{
+			{"data: {\"choices\":[{\"delta\":{}}]}\n\ndata: {\"id\":1,", "data: {\"choices\":[{\"delta\":{}}]}\n\n"},
+			{"\"choices\":[{", ""},
+			{"}]}\n", ""},
+			{"\n:", "data: {\"id\":1,\"choices\":[{}]}\n\n:"},
+			{" x\nda", " x\n"},
+			{"ta: {\"choices\":[],\"usage\":{", ""},
+			{"}}\n", ""},
+			{"\ndata: [", ""},
+			{"DONE]\n\n", "data: [DONE]\n\n"},
+		}},
+		"messages": {messages, false, []step{
+			{"event: ping\ndata: {\"type\": \"ping\"}\n\nevent: err", "event: ping\ndata: {\"type\": \"ping\"}\n\n"},
+			{"or\ndata: {}\n\n", "event: error\ndata: {}\n\n"},
+			{": wait", ": wait"},
+			{"ing\n\n\n", "ing\n\n\n"},
+		}},
+		"CRLF": {responses, false, []step{
+			{"data: 1\r\n\r", "data: 1\r\n\r"},
+			{"\ndata: 2\r\n", "\n"},
+			{"\r\n", "data: 2\r\n\r\n"},
+		}},
+		"no stream at all": {responses, false, []step{
+			{"{\"id\":", "{\"id\":"},
+			{"1}", "1}"},
+		}},
 	} {
-		if got := string(m.Strip([]byte(step.chunk), false)); got != step.want {
-			t.Fatalf("step %d: Strip(%q) = %q, want %q", i, step.chunk, got, step.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			var m Meter
+			m.Reset(endpoint(t, tt.path), 200, "text/event-stream", tt.strip)
+			for i, step := range tt.steps {
+				if got := string(m.Pass([]byte(step.chunk), false)); got != step.want {
+					t.Fatalf("step %d: Pass(%q) = %q, want %q", i, step.chunk, got, step.want)
+				}
+			}
+		})
 	}
 }
 
 // What has grown beyond a usage chunk's size is let go before it ends.
-func TestStripBoundsMemory(t *testing.T) {
+func TestPassBoundsMemory(t *testing.T) {
 	var m Meter
 	m.Reset(endpoint(t, chat), 200, "text/event-stream", true)
-	out := len(m.Strip([]byte(`data: {"choices":[],"usage":{"x":"`), false))
-	for range maxHeld/1000 + 1 {
-		out += len(m.Strip(bytes.Repeat([]byte("x"), 1000), false))
-	}
-	if out < maxHeld {
-		t.Errorf("%d bytes came out of an event of more than %d", out, maxHeld)
+	for _, text := range []string{`data: {"choices":[],"usage":{"x":"`, `data: {"choices":[{"delta":{"content":"`} {
+		out := len(m.Pass([]byte(text), false))
+		for range maxHeld/1000 + 1 {
+			out += len(m.Pass(bytes.Repeat([]byte("x"), 1000), false))
+		}
+		if out < maxHeld {
+			t.Errorf("%d bytes came out of an event of more than %d", out, maxHeld)
+		}
+		m.Pass([]byte("\"}\n\n"), false)
 	}
 }
 
 // A chunk in which nothing changes comes back itself.
-func TestStripCopiesNothing(t *testing.T) {
+func TestPassCopiesNothing(t *testing.T) {
 	var m Meter
 	m.Reset(endpoint(t, chat), 200, "text/event-stream", true)
 	chunk := []byte(chatChunk)
 	if n := testing.AllocsPerRun(100, func() {
-		if out := m.Strip(chunk, false); &out[0] != &chunk[0] || len(out) != len(chunk) {
-			t.Fatal("Strip copied an unchanged chunk")
+		if out := m.Pass(chunk, false); &out[0] != &chunk[0] || len(out) != len(chunk) {
+			t.Fatal("Pass copied an unchanged chunk")
 		}
 	}); n != 0 {
-		t.Errorf("Strip allocates %v times a chunk, want 0", n)
+		t.Errorf("Pass allocates %v times a chunk, want 0", n)
 	}
 	m.Reset(endpoint(t, chat), 500, "text/event-stream", true)
-	if out := m.Strip([]byte(usageChunk), true); !bytes.Equal(out, []byte(usageChunk)) {
-		t.Errorf("Strip changed an error answer: %q", out)
+	if out := m.Pass([]byte(usageChunk), true); !bytes.Equal(out, []byte(usageChunk)) {
+		t.Errorf("Pass changed an error answer: %q", out)
 	}
 }
