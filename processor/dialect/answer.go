@@ -55,6 +55,7 @@ const (
 	textStatus
 	textEffort
 	textItem
+	textCall
 	textTool
 	textToolModel
 	textIteration
@@ -125,6 +126,7 @@ type document struct {
 	geo        string
 	items      [itemKinds]int32
 	counted    int64
+	blocks     int64
 	trouble    trouble
 }
 
@@ -152,6 +154,7 @@ const (
 	kindIncomplete
 	kindFailed
 	kindAudioDelta
+	kindItemAdded
 )
 
 // opened sees the first byte of a value with a hook.
@@ -250,6 +253,9 @@ func (w *walker) text(t textSlot) {
 	case textItem:
 		w.item = itemOf(s)
 		d.hidden = d.hidden || hides(s)
+		d.blocks++
+	case textCall:
+		d.blocks++
 	case textTool:
 		w.tool.image = string(s) == "image_generation"
 	case textToolModel:
@@ -316,6 +322,8 @@ func kindOf(s []byte) eventKind {
 		return kindFailed
 	case "response.audio.delta":
 		return kindAudioDelta
+	case "response.output_item.added":
+		return kindItemAdded
 	default:
 		return kindOther
 	}

@@ -1,6 +1,10 @@
 package dialect
 
-import "airgate/accounting/money"
+import (
+	"strings"
+
+	"airgate/accounting/money"
+)
 
 // inputTable is what a dialect's requests cost beyond their bytes.
 type inputTable struct {
@@ -44,6 +48,52 @@ func InputBound(r *Request, overhead, context money.Tokens) money.Tokens {
 	}
 	n := money.Tokens(r.BodyBytes-r.ImageBytes) + max(hidden, overhead) + money.Tokens(r.Images)*t.image
 	return min(n, context)
+}
+
+// blockTokens is the most that a tool call, an item or a content block was seen or
+// is expected to cost beyond its bytes: Anthropic's calls have some 50 around them.
+const blockTokens = 64
+
+// OutputSeen is the most that can be billed for what r has seen of an answer whose
+// output is all visible: a token has at least one byte of text (rare characters
+// were seen at 1.01) but for those around a block and the whole, or it is the
+// provider's running count, if that is more. It rests on blockTokens, and is
+// checked against recordings by a test.
+func OutputSeen(r *Reading) money.Tokens {
+	seen, told := money.Tokens(r.OutputBytes+blockTokens*(1+r.Blocks)), money.Tokens(0)
+	if r.HasUsage {
+		for i := range r.Usage.Items {
+			told += r.Usage.Items[i].Tokens.Output
+		}
+	}
+	return max(seen, told)
+}
+
+// Visible reports whether all the output that the provider bills for a streamed
+// answer of model, as the provider calls it, will be seen in the stream, as far as
+// the request and the names of models tell. What is not known to be visible is
+// not. An answer can still show that it is otherwise (Reading.Hidden).
+func Visible(r *Request, model string) bool {
+	switch {
+	case r.Choices > 1, r.Prompts > 1: // best_of makes answers that are not shown
+		return false
+	case r.ServerTools, r.ServerCalls > 0, r.ToolModel != "", strings.Contains(model, "-search"):
+		return false
+	case r.Background, r.HiddenPrompt, r.Predicted, r.Audio, r.Thinks, r.Thinking > 0:
+		return false
+	}
+	switch r.Operation {
+	case ChatCompletions, Responses, Completions:
+		return shown(model)
+	case Messages:
+		for _, p := range [...]string{"claude-3", "claude-haiku-4", "claude-opus-4", "claude-sonnet-4"} {
+			if strings.HasPrefix(model, p) {
+				return true // they think only when asked to
+			}
+		}
+	case Embeddings, CountTokens, ListModels, GetModel:
+	}
+	return false
 }
 
 // InputEstimate is the input a request is expected to be billed: a quarter of

@@ -455,6 +455,29 @@ func lastEvent(b []byte) []byte {
 }
 
 // Every chunk that completes a usage, terminal or error event is announced.
+// What is billed for output that is all visible is within what was seen of it: a
+// token has a byte at least, and a call some tokens around it.
+func TestCorpusOutputSeen(t *testing.T) {
+	visible := 0
+	for _, r := range recordings(t) {
+		m := r.meter()
+		m.Write(r.body)
+		m.Close()
+		got := *m.Reading()
+		if !got.HasUsage || got.Hidden || r.want.Output == nil || r.endpoint.Operation == Embeddings {
+			continue
+		}
+		visible++
+		got.HasUsage = false // by its bytes alone
+		if seen := OutputSeen(&got); seen < money.Tokens(*r.want.Output) {
+			t.Errorf("%s: %d tokens for %d bytes in %d blocks, OutputSeen = %d", r.name, *r.want.Output, got.OutputBytes, got.Blocks, seen)
+		}
+	}
+	if visible < 10 {
+		t.Errorf("%d recordings have visible output only, want at least 10", visible)
+	}
+}
+
 func TestCorpusDecisive(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for _, r := range recordings(t) {

@@ -78,6 +78,8 @@ type Request struct {
 	// Thinking is the part of MaxOutput that Anthropic is told to think with at
 	// most: it refuses a cap that is not above it. 0 = not said.
 	Thinking money.Tokens
+	// Thinks says that Anthropic is asked to think: not all output is shown.
+	Thinks   bool
 	CapSpans [2]Span
 	// NullCap is the endpoint's own cap field where it is present but null.
 	NullCap Span
@@ -158,6 +160,9 @@ type Reading struct {
 	// text, reasoning and tool arguments an answer carries, JSON escapes undone
 	// (a \u escape counts as three). A repetition is not counted again.
 	OutputBytes int64
+	// Blocks counts the tool calls, items and content blocks begun so far, each of
+	// which may be billed some tokens beyond its bytes.
+	Blocks int64
 	// Hidden says that output may be billed that OutputBytes does not hold.
 	// Anthropic: a thinking, server-tool or compaction block, or more than one
 	// iteration, was seen. OpenAI responses: reasoning is on (effort is neither

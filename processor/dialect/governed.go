@@ -63,6 +63,7 @@ const (
 	actReasoning
 	actCount // a governed number that changes nothing
 	actThinking
+	actThinks
 	actType
 	actID
 	actRole
@@ -271,6 +272,8 @@ func (p *parser) apply(f *field, k kind, v Span) bool {
 		n, _, ok := p.count(f, k, v)
 		r.Thinking = money.Tokens(n)
 		return ok
+	case actThinks:
+		r.Thinks = k != null && (k != text || string(p.name(v)) != "disabled")
 	case actCount:
 		_, _, ok := p.count(f, k, v)
 		return ok

@@ -344,6 +344,9 @@ func (m *Meter) commit(whole bool) {
 	if d.kind != kindAudioDelta {
 		r.OutputBytes += d.counted
 	}
+	if m.op != Responses || m.mode == modeJSON || d.kind == kindItemAdded { // later events tell of the same items again
+		r.Blocks += d.blocks
+	}
 	r.Model, r.ID, r.Usage.Model = m.w.model, m.w.id, m.w.model
 	m.judgeHidden()
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/tools/txtar"
+
+	"airgate/accounting/money"
 )
 
 var update = flag.Bool("update", false, "rewrite the readings in testdata/meter; review the diff")
@@ -315,6 +317,38 @@ func TestMeterReset(t *testing.T) {
 	m.Close()
 	if m.Reading().HasUsage {
 		t.Error("an endpoint that airgate answers was read")
+	}
+}
+
+// Each tool call, item and block counts once, however its stream tells of it.
+func TestMeterBlocks(t *testing.T) {
+	for name, tt := range map[string]struct {
+		path, body string
+		bytes      int64
+		want       money.Tokens
+	}{
+		"no output yet": {chat, `data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}` + "\n\n", 0, blockTokens},
+		"chat, two calls": {
+			chat, `data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"ab","arguments":""}}]}}]}` + "\n\n" +
+				`data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{}"}},{"index":1,"id":"call_2","function":{"name":"c","arguments":"{}"}}]}}]}` + "\n\n", 7, 7 + 3*blockTokens,
+		},
+		"responses": {
+			responses, `data: {"type":"response.output_item.added","item":{"type":"function_call","name":"f","arguments":""}}` + "\n\n" +
+				`data: {"type":"response.function_call_arguments.delta","delta":"{}"}` + "\n\n" +
+				`data: {"type":"response.output_item.done","item":{"type":"function_call","name":"f","arguments":"{}"}}` + "\n\n", 2, 2 + 2*blockTokens,
+		},
+		"messages": {
+			messages, `data: {"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"x","name":"f","input":{}}}` + "\n\n" +
+				`data: {"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{\"a\":1}"}}` + "\n\n", 8, 8 + 2*blockTokens,
+		},
+		"a running count": {chat, `data: {"choices":[{"index":0,"delta":{"content":"hi"}}],"usage":{"prompt_tokens":1,"completion_tokens":900}}` + "\n\n", 2, 900},
+	} {
+		var m Meter
+		m.Reset(endpoint(t, tt.path), 200, "text/event-stream", false)
+		m.Write([]byte(tt.body))
+		if r := m.Reading(); r.OutputBytes != tt.bytes || OutputSeen(r) != tt.want {
+			t.Errorf("%s: %d bytes in %d blocks, OutputSeen = %d; want %d bytes, %d", name, r.OutputBytes, r.Blocks, OutputSeen(r), tt.bytes, tt.want)
+		}
 	}
 }
 

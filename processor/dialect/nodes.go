@@ -64,6 +64,7 @@ const (
 	responsesTool
 	responsesTools
 	itemLeaf
+	callLeaf
 	toolLeaf
 	toolModelLeaf
 	toolUsage
@@ -214,7 +215,7 @@ var nodes = [nodeCount]node{ //nolint:gochecknoglobals // an immutable table
 		{"audio", chatAudio},
 	}},
 	chatCalls:    {elem: chatCall},
-	chatCall:     {keys: []edge{{"function", chatFunction}, {"custom", chatFunction}}},
+	chatCall:     {keys: []edge{{"id", callLeaf}, {"function", chatFunction}, {"custom", chatFunction}}},
 	chatFunction: {keys: []edge{{"name", countLeaf}, {"arguments", countLeaf}, {"input", countLeaf}}},
 	chatAudio:    {hook: hookAudio, keys: []edge{{"transcript", countLeaf}}},
 
@@ -247,6 +248,7 @@ var nodes = [nodeCount]node{ //nolint:gochecknoglobals // an immutable table
 	responsesTool:      {hook: hookTool, keys: []edge{{"type", toolLeaf}, {"model", toolModelLeaf}}},
 	responsesTools:     {elem: responsesTool},
 	itemLeaf:           {op: opText, text: textItem},
+	callLeaf:           {op: opText, text: textCall},
 	toolLeaf:           {op: opText, text: textTool},
 	toolModelLeaf:      {op: opText, text: textToolModel},
 	toolUsage:          {keys: []edge{{"web_search", toolUsageSearch}, {"image_gen", toolUsageImage}}},

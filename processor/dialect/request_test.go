@@ -161,7 +161,9 @@ func TestParseRequestFacts(t *testing.T) {
 
 		"plain messages":            {messages, ``, func(*Request) {}},
 		"anthropic cap":             {messages, `"max_tokens":9`, func(r *Request) { r.HasMaxOutput, r.MaxOutput = true, 9 }},
-		"thinking":                  {messages, `"thinking":{"type":"enabled","budget_tokens":2000}`, func(r *Request) { r.Thinking = 2000 }},
+		"thinking":                  {messages, `"thinking":{"type":"enabled","budget_tokens":2000}`, func(r *Request) { r.Thinking, r.Thinks = 2000, true }},
+		"thinking as it likes":      {messages, `"thinking":{"type":"adaptive"}`, func(r *Request) { r.Thinks = true }},
+		"thinking disabled":         {messages, `"thinking":{"type":"disabled"}`, func(*Request) {}},
 		"anthropic client tools":    {messages, `"tools":[{"name":"f","input_schema":{}},{"type":"custom","name":"g"},{"type":"bash_20250124"},{"type":"text_editor_20250728"},{"type":"computer_20250124"},{"type":"memory_20250818"}]`, func(r *Request) { r.Tools = true }},
 		"anthropic server tool":     {messages, `"tools":[{"type":"web_search_20250305"}]`, func(r *Request) { r.Tools, r.ServerTools = true, true }},
 		"anthropic capped tools":    {messages, `"tools":[{"type":"web_search_20250305","max_uses":2},{"type":"web_fetch_20250910","max_uses":3}]`, func(r *Request) { r.Tools, r.ServerCalls = true, 5 }},
@@ -572,6 +574,40 @@ func decode(t fataler, b []byte) map[string]any {
 		t.Fatalf("%s: %v", b, err)
 	}
 	return doc
+}
+
+func TestVisible(t *testing.T) {
+	for name, tt := range map[string]struct {
+		r     Request
+		model string
+		want  bool
+	}{
+		"chat":                       {Request{Operation: ChatCompletions}, "gpt-4o-2024-08-06", true},
+		"chat with tools":            {Request{Operation: ChatCompletions, Tools: true}, "gpt-4.1-mini", true},
+		"responses":                  {Request{Operation: Responses}, "gpt-4.1", true},
+		"completions":                {Request{Operation: Completions}, "gpt-3.5-turbo-instruct", true},
+		"messages":                   {Request{Operation: Messages}, "claude-sonnet-4-6", true},
+		"a model that reasons":       {Request{Operation: ChatCompletions}, "gpt-5.4-mini", false},
+		"a model that may think":     {Request{Operation: Messages}, "claude-sonnet-5", false},
+		"a model of unknown kind":    {Request{Operation: ChatCompletions}, "my-deployment", false},
+		"a model that searches":      {Request{Operation: ChatCompletions}, "gpt-4o-mini-search-preview", false},
+		"thinking":                   {Request{Operation: Messages, Thinks: true}, "claude-sonnet-4-6", false},
+		"thinking, by its budget":    {Request{Operation: Messages, Thinking: 1024}, "claude-sonnet-4-6", false},
+		"best of several":            {Request{Operation: Completions, Choices: 3}, "gpt-3.5-turbo-instruct", false},
+		"several prompts":            {Request{Operation: Completions, Prompts: 2}, "gpt-3.5-turbo-instruct", false},
+		"a prediction":               {Request{Operation: ChatCompletions, Predicted: true}, "gpt-4o", false},
+		"audio":                      {Request{Operation: ChatCompletions, Audio: true}, "gpt-4o-audio-preview", false},
+		"server tools with a cap":    {Request{Operation: Responses, ServerCalls: 1}, "gpt-4o", false},
+		"server tools without one":   {Request{Operation: Messages, ServerTools: true}, "claude-sonnet-4-6", false},
+		"a tool with its own model":  {Request{Operation: Responses, ToolModel: "gpt-image-1"}, "gpt-4o", false},
+		"in the background":          {Request{Operation: Responses, Background: true}, "gpt-4o", false},
+		"embeddings are no stream":   {Request{Operation: Embeddings}, "gpt-4o", false},
+		"a reasoning mode is hidden": {Request{Operation: Responses, HiddenPrompt: true}, "gpt-4o", false},
+	} {
+		if got := Visible(&tt.r, tt.model); got != tt.want {
+			t.Errorf("%s: Visible(%s) = %v, want %v", name, tt.model, got, tt.want)
+		}
+	}
 }
 
 func TestInputBound(t *testing.T) {

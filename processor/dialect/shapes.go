@@ -199,7 +199,7 @@ var shapes = [shapeCount]shape{ //nolint:gochecknoglobals // an immutable table
 		{"model", actToolModel, noShape},
 		{"cache_control", actCache, cacheControl},
 	}},
-	anthropicThinking: {fields: []field{{"budget_tokens", actThinking, noShape}}},
+	anthropicThinking: {fields: []field{{"budget_tokens", actThinking, noShape}, {"type", actThinks, noShape}}},
 	anthropicContainer: {fields: []field{
 		{"id", actStored, noShape},
 		{"skills", actNone, anthropicSkill},
