@@ -3,9 +3,11 @@ package accounting
 import (
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"airgate/accounting/money"
 	"airgate/accounting/quota"
 )
 
@@ -159,9 +161,10 @@ func (a *account) idleLocked(now int64) bool {
 // case is held, its cost is spent, and what is neither is in hand. The account's lock
 // guards the fields below the line.
 //
-//	granted = spent + held + in hand, none of them negative
+//	granted = spent + returned + held + in hand, none of them negative
 type window struct {
 	key    quota.Key
+	unit   int64  // that a store may round to
 	text   string // of records: account and window
 	start  int64
 	end    int64
@@ -169,20 +172,35 @@ type window struct {
 	reset  time.Time
 	expire time.Time
 
-	syncing sync.Mutex // one store call at a time; taken before the account's lock
+	syncing turn // one store call at a time; taken before the account's lock
 
 	// ---
 	seq      uint64
+	known    bool  // the store has answered
 	granted  int64 // to this process, cumulative
+	returned int64 // by it, cumulative
 	spent    int64 // by it, cumulative
 	held     int64 // by its calls in flight
 	reported int64 // of spent, as the store last heard
 	settled  int64 // by all, as the store last said
 	others   int64 // escrowed to others, as the store last said
+	supply   supply
 }
 
+// turn is a lock that is held while a store is asked: who waits for it waits as
+// for the network, in virtual time too.
+type turn chan struct{}
+
+func newTurn() turn { return make(turn, 1) }
+
+// Lock implements sync.Locker.
+func (t turn) Lock() { t <- struct{}{} }
+
+// Unlock implements sync.Locker.
+func (t turn) Unlock() { <-t }
+
 // inHand is what can be held without asking the store.
-func (w *window) inHand() int64 { return w.granted - w.spent - w.held }
+func (w *window) inHand() int64 { return w.granted - w.returned - w.spent - w.held }
 
 // used is what was spent by all.
 func (w *window) used() int64 { return w.settled + w.spent - w.reported }
@@ -200,13 +218,16 @@ func (w *window) fits(need, amount int64) bool {
 func (w *window) settle(held, cost int64) {
 	w.held -= held
 	w.spent += cost
-	w.granted = max(w.granted, w.spent+w.held)
+	w.granted = max(w.granted, w.returned+w.spent+w.held)
 }
 
 // dropped is the windows that have been dropped with spending in them that the
-// store has not heard of. They are reported before any window is opened: the
-// clock may be set back, and one of them be opened again.
+// store has not heard of, or with escrow that others could use. They are reported
+// before any window is opened: the clock may be set back, and one of them be
+// opened again.
 type dropped struct {
+	shared bool
+
 	mu      sync.Mutex
 	windows []*window
 }
@@ -215,7 +236,7 @@ func (d *dropped) add(ws ...*window) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, w := range ws {
-		if w.spent > w.reported {
+		if w.spent > w.reported || d.shared && w.granted > w.spent+w.returned {
 			d.windows = append(d.windows, w)
 		}
 	}
@@ -266,9 +287,22 @@ func (a *account) openWindow(s *Subject, now int64) (w *window, fresh bool) {
 	return w, true
 }
 
+// unitOf is what a store may round amounts of an account to: it counts in doubles,
+// which end at 9 million USD of nano-USD.
+func unitOf(account string) int64 {
+	if strings.HasPrefix(account, USD.String()+"|") {
+		return int64(money.USD / 1_000_000)
+	}
+	return 1
+}
+
 func newWindow(account string, cal Window) *window {
 	w := &window{
-		key:   quota.Key{Account: account, Window: cal.ID},
+		key:  quota.Key{Account: account, Window: cal.ID},
+		unit: unitOf(account),
+
+		syncing: newTurn(),
+
 		text:  account + "|" + cal.ID,
 		start: math.MinInt64, end: math.MaxInt64,
 	}

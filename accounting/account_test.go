@@ -100,8 +100,8 @@ func TestBound(t *testing.T) {
 			t.Fatal(err)
 		}
 		g := table.budgets.groups[0]
-		if got := g.bound(&account{}, &Subject{KeyID: c.key}, 0); got != c.want || len(table.budgets.groups) != 1 {
-			t.Errorf("%s: bound of key %s = %d, want %d", name, c.key, got, c.want)
+		if got := g.syncTerms(&account{}, &Subject{KeyID: c.key}, table, 0).limit; got != c.want || len(table.budgets.groups) != 1 {
+			t.Errorf("%s: limit of key %s = %d, want %d", name, c.key, got, c.want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package accounting
 
 import (
+	"math"
 	"time"
 
 	"airgate/accounting/money"
@@ -71,20 +72,22 @@ func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Re
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var lowest holdEntry // of those that are enforced
+	ask := refill{need: more, lowest: math.MaxInt64, within: math.MaxInt64}
 	if g != nil {
 		for _, m := range g.members {
+			if m.Mode != Enforce {
+				continue
+			}
 			of := m.termsOf(a, s, now)
-			if m.Mode == Enforce && (lowest.member == nil || of.amount < lowest.terms.amount) {
+			ask.of(m, of)
+			if lowest.member == nil || of.amount < lowest.terms.amount {
 				lowest = holdEntry{member: m, terms: of, account: a, window: w, need: more}
 			}
 		}
 	}
-	if lowest.member != nil {
-		var err error
-		if !w.fits(more, lowest.terms.amount) {
-			err = l.refillLocked(a, w, syncTerms{g.bound(a, s, now), t.version}, more, lowest.terms.amount, now)
-		}
-		if !w.fits(more, lowest.terms.amount) {
+	if lowest.member != nil && !w.fits(more, ask.lowest) {
+		err := l.refillLocked(a, w, g.syncTerms(a, s, t, now), ask, now)
+		if !w.fits(more, ask.lowest) && (err == nil || !l.borrowLocked(w, ask)) {
 			lowest.used, lowest.reserved = w.used(), w.reserved()
 			return lowest.refuseWindow(err, now)
 		}
@@ -92,6 +95,9 @@ func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Re
 	// As for a reservation: what nobody enforces is granted by the owner's word.
 	w.granted += max(0, more-w.inHand())
 	w.held += more
+	if l.shared {
+		l.escrow.addLocked(a, w, now)
+	}
 	return nil
 }
 

@@ -23,10 +23,14 @@ type Config struct {
 	Store   quota.Store
 	Replica string // replica.incarnation: never the same again after a restart
 
-	// Shared says that other processes use Store too. Then a call that finds
-	// too little in hand asks the store for what it lacks. Alone, the ledger
-	// takes whole limits into its hand, and usual calls never reach the store.
+	// Shared says that other processes use Store too. Then Run keeps as much in
+	// hand as calls are about to take, and a call that finds too little asks the
+	// store for what it lacks. Alone, the ledger takes whole limits into its hand,
+	// and usual calls never reach the store.
 	Shared bool
+	// Replicas is how many ledgers can share Store at most: what a limit allows
+	// while it is down (OnStoreDown.Within) is divided by it. 0 = 1.
+	Replicas int
 
 	Registerer prometheus.Registerer // nil = metrics are not registered
 	Log        *slog.Logger          // nil = no log
@@ -42,14 +46,16 @@ type Config struct {
 // nothing else. Safety does not depend on a clock: a window that ended keeps
 // its own account, and a call settles in the window it was admitted in.
 type Ledger struct {
-	store   quota.Store
-	replica string
-	shared  bool
-	log     *slog.Logger
-	metrics *metrics
-	down    atomic.Bool // the last store call failed
+	store    quota.Store
+	replica  string
+	shared   bool
+	replicas int64
+	log      *slog.Logger
+	metrics  *metrics
+	down     atomic.Bool // the last store call failed
+	escrow   escrow      // what Run looks after
 
-	reporting sync.Mutex // of dropped; taken before any account's lock
+	reporting turn // of dropped; taken before any account's lock
 	dropped   dropped
 
 	mu    sync.Mutex
@@ -63,13 +69,17 @@ func New(c Config) (*Ledger, error) {
 		return nil, errors.New("new ledger: Config needs Store and Replica")
 	}
 	l := &Ledger{
-		store:   c.Store,
-		replica: c.Replica,
-		shared:  c.Shared,
-		log:     c.Log,
-		metrics: newMetrics(),
-		sets:    make(map[string]*accountSet),
+		store:    c.Store,
+		replica:  c.Replica,
+		shared:   c.Shared,
+		replicas: int64(max(1, c.Replicas)),
+		log:      c.Log,
+		metrics:  newMetrics(),
+		sets:     make(map[string]*accountSet),
+
+		reporting: newTurn(),
 	}
+	l.dropped.shared = c.Shared
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
@@ -180,7 +190,7 @@ func (l *Ledger) reopen(set *accountSet, aw *accountWindow, now int64) error {
 	a.mu.Unlock()
 	w.syncing.Lock()
 	defer w.syncing.Unlock()
-	_, err := l.sync(a, w, syncTerms{}, 0, now)
+	_, err := l.sync(a, w, syncTerms{}, wish{}, now)
 	return err
 }
 
@@ -190,31 +200,53 @@ type syncTerms struct {
 	version uint64
 }
 
-// sync reports a window to the store and asks for what is lacking to hold
-// need. It returns how much more was granted. w.syncing is held.
-func (l *Ledger) sync(a *account, w *window, t syncTerms, need, now int64) (granted int64, err error) {
+// wish is what a sync asks of the store beside telling it.
+type wish struct {
+	need   int64 // in hand, or nothing more
+	want   int64 // in hand, if that is possible
+	recall bool
+	mode   quota.Mode
+	detail bool
+	others []quota.Share
+}
+
+// errLost is the store's word that it may not know all it has granted.
+var errLost = fmt.Errorf("%w: it may have lost what it granted, and grants nothing until all replicas have told it", quota.ErrUnavailable)
+
+// sync reports a window to the store and asks for what the wish lacks. It returns
+// how much more was granted. w.syncing is held.
+func (l *Ledger) sync(a *account, w *window, t syncTerms, ask wish, now int64) (granted int64, err error) {
 	a.mu.Lock()
 	w.seq++
 	s := quota.Sync{
-		Key:     w.key,
-		Replica: l.replica,
-		Seq:     w.seq,
-		Seen:    w.granted,
-		Spent:   w.spent,
-		Limit:   t.limit,
-		Version: t.version,
-		Now:     time.Unix(0, now),
-		Expire:  w.expire,
+		Key:      w.key,
+		Replica:  l.replica,
+		Seq:      w.seq,
+		Known:    w.known,
+		Seen:     w.granted,
+		Returned: w.returned,
+		Spent:    w.spent,
+		Limit:    t.limit,
+		Version:  t.version,
+		Now:      time.Unix(0, now),
+		Expire:   w.expire,
+		Mode:     ask.mode,
+		Recall:   ask.recall,
+		Detail:   ask.detail,
+		Others:   ask.others,
+		Unit:     w.unit,
 	}
-	if lacking := need - w.inHand(); need > 0 && lacking > 0 {
-		s.Need, s.Want = lacking, lacking
-		if !l.shared {
-			s.Want = maxAmount
-		}
+	inHand := w.inHand()
+	s.Need, s.Want = max(0, ask.need-inHand), max(0, ask.want-inHand, ask.need-inHand)
+	if !l.shared && s.Need > 0 {
+		s.Want = maxAmount
 	}
 	a.mu.Unlock()
 
 	st, err := l.store.Sync(context.Background(), s)
+	if err == nil && st.Lost {
+		err = errLost
+	}
 	if l.down.Swap(err != nil) != (err != nil) {
 		if err != nil {
 			l.log.Error("quota store does not answer", "error", err)
@@ -222,22 +254,38 @@ func (l *Ledger) sync(a *account, w *window, t syncTerms, need, now int64) (gran
 			l.log.Info("quota store answers again")
 		}
 	}
-	if err != nil {
-		return 0, err
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err != nil {
+		if l.shared {
+			w.supply.unsure = true
+			l.escrow.addLocked(a, w, now)
+		}
+		return 0, err
+	}
 	granted = max(0, st.Granted-s.Seen)
 	w.granted += granted
-	w.reported = s.Spent
+	w.known, w.reported = true, s.Spent
 	if st.Seq > s.Seq {
 		// The window was dropped and is open again, since the clock was set back:
-		// the store took nothing of this call, and tells what was known.
+		// the store took nothing of this call, and tells what was known. What was in
+		// hand then was given back if others could use it.
 		w.seq, w.reported = st.Seq, st.Spent
 		w.spent += st.Spent
+		if l.shared {
+			w.returned += st.Granted - st.Spent
+			s.Returned = w.returned
+		}
 	}
 	w.settled = st.Settled
-	w.others = max(0, st.Escrowed-(st.Granted-st.Spent))
+	w.others = max(0, st.Escrowed-(st.Granted-st.Spent-s.Returned))
+	if l.shared {
+		w.supply.heard(&s, &st)
+		if ask.mode == quota.Close {
+			w.returned = w.granted - w.spent // nothing is held: see Close
+		}
+		l.escrow.addLocked(a, w, now)
+	}
 	return granted, nil
 }
 
@@ -248,7 +296,11 @@ func (l *Ledger) reportDropped(now int64) {
 	defer l.reporting.Unlock()
 	for _, w := range l.dropped.take() {
 		// Nobody holds a part of it or finds it any more.
-		if _, err := l.sync(new(account), w, syncTerms{}, 0, now); err != nil {
+		ask := wish{}
+		if l.shared {
+			ask.mode = quota.Close
+		}
+		if _, err := l.sync(new(account), w, syncTerms{}, ask, now); err != nil {
 			l.dropped.add(w)
 		}
 	}

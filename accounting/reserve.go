@@ -216,10 +216,10 @@ func (h *Hold) judge(first int, within func(*holdEntry) bool) (refused *holdEntr
 // rests on its answer.
 func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, s *Subject, now int64) (r *Refusal, alive bool) {
 	need := h.at(first).need
-	lowest := int64(math.MaxInt64)
+	ask := refill{need: need, lowest: math.MaxInt64, within: math.MaxInt64}
 	for i := first; i < h.n; i++ {
 		if e := h.at(i); e.member.Mode == Enforce {
-			lowest = min(lowest, e.terms.amount)
+			ask.of(e.member, e.terms)
 		}
 	}
 	a.mu.Lock()
@@ -231,10 +231,13 @@ func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, 
 	if a.partial {
 		a.subject, a.partial = *s, false
 	}
-	if err == nil && !w.fits(need, lowest) {
-		err = l.refillLocked(a, w, syncTerms{g.bound(a, s, now), t.version}, need, lowest, now)
+	fits := w.fits(need, ask.lowest)
+	if !fits {
+		if err == nil {
+			err = l.refillLocked(a, w, g.syncTerms(a, s, t, now), ask, now)
+		}
+		fits = w.fits(need, ask.lowest) || err != nil && l.borrowLocked(w, ask)
 	}
-	fits := w.fits(need, lowest)
 	refused := h.judge(first, func(e *holdEntry) bool {
 		e.window, e.used, e.reserved = w, w.used(), w.reserved()
 		if e.member.Mode == Enforce {
@@ -249,6 +252,9 @@ func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, 
 	// overdraft: its spending counts beyond its limit.
 	w.granted += max(0, need-w.inHand())
 	w.held += need
+	if l.shared {
+		l.escrow.addLocked(a, w, now)
+	}
 	h.at(first).booked = true
 	return nil, true
 }
@@ -271,26 +277,8 @@ func (l *Ledger) windowLocked(a *account, s *Subject, now int64) (*window, error
 	l.reportDropped(now)
 	w.syncing.Lock()
 	defer w.syncing.Unlock()
-	_, err := l.sync(a, w, syncTerms{}, 0, now)
+	_, err := l.sync(a, w, syncTerms{}, wish{}, now)
 	return w, err
-}
-
-// refillLocked asks the store for what need lacks in w, until it is there or
-// nothing more is granted. a.mu is held, but not while the store is asked.
-func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, need, lowest, now int64) error {
-	a.mu.Unlock()
-	w.syncing.Lock()
-	defer w.syncing.Unlock()
-	a.mu.Lock()
-	for !w.fits(need, lowest) {
-		a.mu.Unlock()
-		granted, err := l.sync(a, w, t, need, now)
-		a.mu.Lock()
-		if err != nil || granted == 0 {
-			return err
-		}
-	}
-	return nil
 }
 
 // Room is limit − spent − reserved of the tightest enforced budget that

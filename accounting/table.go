@@ -63,7 +63,7 @@ type member struct {
 	base      terms
 	overrides []terms // the most specific first
 	index     index   // positions are those of overrides
-	fixed     bool    // an account has one amount, whoever of its subjects calls, and whenever
+	fixed     bool    // an account has one amount at a time, whoever of its subjects calls
 	greatest  int64
 }
 
@@ -227,7 +227,6 @@ func (l *Limit) compile() (*member, error) {
 		overrides[i].terms.override = o
 		if !o.Until.IsZero() {
 			overrides[i].terms.until = o.Until.UnixNano()
-			m.fixed = false
 		}
 		m.greatest = max(m.greatest, o.Amount)
 	}
@@ -350,11 +349,12 @@ func (m *member) overridesOf(a *account, now int64) []Override {
 	return of
 }
 
-// bound returns the limit that the store is told for account a: no call on it
-// may be granted more. The amounts of single calls can be lower, and are
-// checked by the ledger.
-func (g *group) bound(a *account, s *Subject, now int64) int64 {
+// syncTerms is the limit that the store is told for account a: no call on it may
+// be granted more. The amounts of single calls can be lower, and are checked by
+// the ledger. An override that ends by the clock makes a version of its own.
+func (g *group) syncTerms(a *account, s *Subject, t *Table, now int64) syncTerms {
 	lowest, greatest := int64(maxAmount), int64(0)
+	version := t.version
 	for _, m := range g.members {
 		amount := m.greatest
 		if m.fixed {
@@ -364,9 +364,14 @@ func (g *group) bound(a *account, s *Subject, now int64) int64 {
 		if m.Mode == Enforce {
 			lowest = min(lowest, amount)
 		}
+		for i := range m.overrides {
+			if until := m.overrides[i].until; until <= now {
+				version = max(version, uint64(until/int64(time.Millisecond)+1))
+			}
+		}
 	}
 	if g.enforced {
-		return lowest
+		return syncTerms{lowest, version}
 	}
-	return greatest
+	return syncTerms{greatest, version}
 }

@@ -1,0 +1,397 @@
+package accounting
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"airgate/accounting/quota"
+)
+
+const (
+	// tendEvery is how often Run looks after what is in hand: a little more or
+	// less, so that replicas do not ask in step.
+	tendEvery = 100 * time.Millisecond
+	// Calls are about to take what they took in the last times: so long does what
+	// Run asks for last, it asks when half of it is left, and returns what lasts
+	// longer than idleStock.
+	stock     = 400 * time.Millisecond
+	idleStock = 2 * time.Second
+	// recallFor is how long a call waits for what others have idle, in steps that
+	// double. Then the account-window is dry: for dryFor nobody asks again.
+	recallFor = 155 * time.Millisecond
+	dryFor    = 100 * time.Millisecond
+	// detailEvery is how old what a ledger knows of others' shares may be: what was
+	// granted since to one that then dies with its disk, as the store loses it too,
+	// is what a loss can cost.
+	detailEvery = 2 * time.Second
+	// tending is how many account-windows are reported at the same time.
+	tending = 16
+)
+
+// supply is how an account-window of a shared store is kept in hand. The account's
+// lock guards it.
+type supply struct {
+	tended   bool  // Run looks after it
+	at       int64 // when it did last, in Unix nanoseconds
+	level    int64 // spent and held then
+	flow     int64 // what calls take a second, on average
+	active   int64 // when they last took something
+	given    int64 // returned, as the store last heard
+	limit    int64 // in force, as the store last said
+	replicas int   // replicas that have escrow, as the store last said
+	over     bool  // more is out than the limit, as it last said
+	unsure   bool  // the last call was not answered: it may have granted something
+	dry      int64 // until then …
+	dryNeed  int64 // … so much is not there, whoever is asked
+	borrowed int64 // taken by the owner's word while the store was down, and not yet told
+	shares   []quota.Share
+	detailed int64 // when they were told
+}
+
+// heard takes what the store has answered.
+func (p *supply) heard(s *quota.Sync, st *quota.State) {
+	p.given, p.borrowed, p.unsure = s.Returned, 0, false
+	p.limit, p.replicas = st.Limit, st.Active
+	p.over = st.Settled+st.Escrowed > st.Limit
+	if s.Detail {
+		p.shares, p.detailed = st.Shares, s.Now.UnixNano()
+	}
+}
+
+// escrow is the account-windows that Run looks after: those with something in
+// hand, held, or not yet reported.
+type escrow struct {
+	mu      sync.Mutex
+	windows map[quota.Key]tended
+}
+
+type tended struct {
+	account *account
+	window  *window
+}
+
+// addLocked makes Run look after w. a.mu is held. What was dropped has no set any
+// more, and is looked after by reportDropped.
+func (e *escrow) addLocked(a *account, w *window, now int64) {
+	if w.supply.tended || a.set == nil {
+		return
+	}
+	w.supply.tended, w.supply.at, w.supply.level = true, now, w.spent+w.held
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.windows == nil {
+		e.windows = make(map[quota.Key]tended)
+	}
+	e.windows[w.key] = tended{a, w}
+}
+
+func (e *escrow) removeLocked(w *window) {
+	w.supply.tended = false
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.windows[w.key].window == w {
+		delete(e.windows, w.key)
+	}
+}
+
+func (e *escrow) all() []tended {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]tended, 0, len(e.windows))
+	for _, t := range e.windows {
+		all = append(all, t)
+	}
+	return all
+}
+
+func (e *escrow) find(k quota.Key) (tended, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, ok := e.windows[k]
+	return t, ok
+}
+
+// Run looks after what this ledger has in hand of a shared store until ctx ends:
+// it asks for what calls are about to take before they need it, reports what was
+// spent, and gives back what lies idle or what others ask for. It is called once.
+// No call waits for it.
+func (l *Ledger) Run(ctx context.Context) error {
+	if !l.shared {
+		return errors.New("run ledger: its store is not shared")
+	}
+	var watching sync.WaitGroup
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var watched error
+	watching.Go(func() {
+		defer stop()
+		watched = l.store.Watch(ctx, l.replica, owner{l})
+	})
+	for {
+		jitter := time.Duration(rand.Int64N(int64(tendEvery / 2))) //nolint:gosec // not a secret
+		timer := time.NewTimer(tendEvery*3/4 + jitter)             //nolint:forbidigo // nobody else can say when it is time
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			watching.Wait()
+			return watched
+		case <-timer.C:
+			l.tendAll(ctx)
+		}
+	}
+}
+
+// wallClock is for what nobody calls: it waits by itself.
+func wallClock() int64 { return time.Now().UnixNano() } //nolint:forbidigo // as it says
+
+func (l *Ledger) tendAll(ctx context.Context) {
+	var g errgroup.Group
+	g.SetLimit(tending)
+	for _, t := range l.escrow.all() {
+		if ctx.Err() != nil {
+			break
+		}
+		ask, due := l.due(t.account, t.window, wallClock())
+		if !due {
+			continue
+		}
+		g.Go(func() error { //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
+			l.tend(t.account, t.window, ask)
+			return nil
+		})
+	}
+	_ = g.Wait() // tend has told what went wrong
+}
+
+// due decides what a window needs, and gives back what it does not.
+func (l *Ledger) due(a *account, w *window, now int64) (ask wish, due bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := &w.supply
+	p.measure(w.spent+w.held, now)
+	inHand, idle := w.inHand(), time.Duration(now-p.active) > idleStock
+	switch {
+	case p.over || idle && inHand > 0:
+		w.returned += max(0, inHand)
+	case inHand > p.lasts(idleStock):
+		w.returned += inHand - p.lasts(stock)
+	case now < w.end && inHand < p.lasts(stock/2):
+		// Of the room there is, all replicas' next requests together take half.
+		ask.want = min(p.lasts(stock), inHand+max(0, p.limit-w.used()-w.reserved()-inHand)/int64(2*max(1, p.replicas)))
+	}
+	ask.detail = time.Duration(now-p.detailed) > detailEvery
+	due = p.unsure || w.spent != w.reported || w.returned != p.given || p.borrowed > 0 || ask.want > inHand || ask.detail && w.known
+	if !due && w.inHand() == 0 && w.held == 0 {
+		l.escrow.removeLocked(w)
+	}
+	return ask, due
+}
+
+// measure takes the level of what is spent and held at an instant.
+func (p *supply) measure(level, now int64) {
+	passed := now - p.at
+	if passed <= 0 {
+		return
+	}
+	took := max(0, level-p.level)
+	if took > 0 || p.active == 0 {
+		p.active = now
+	}
+	// Rounded down: what no call takes any more ends at nothing.
+	p.flow = (3*p.flow + min(mulDiv(took, int64(time.Second), passed, down), maxAmount/4)) / 4
+	p.at, p.level = now, level
+}
+
+// lasts is what calls take in d.
+func (p *supply) lasts(d time.Duration) int64 {
+	return mulDiv(p.flow, int64(d), int64(time.Second), up)
+}
+
+// tend reports a window and asks for what it needs. What fails is told by sync,
+// and tried again the next time.
+func (l *Ledger) tend(a *account, w *window, ask wish) {
+	w.syncing.Lock()
+	defer w.syncing.Unlock()
+	_, _ = l.sync(a, w, l.termsNow(a, wallClock()), ask, wallClock())
+}
+
+// termsNow is the limit of an account under the table that was applied last.
+func (l *Ledger) termsNow(a *account, now int64) syncTerms {
+	l.mu.Lock()
+	t := l.table
+	l.mu.Unlock()
+	if t == nil {
+		return syncTerms{}
+	}
+	for _, layer := range t.layers() {
+		for _, g := range layer.groups {
+			if g.set == a.set {
+				a.mu.Lock()
+				s := a.subject
+				a.mu.Unlock()
+				return g.syncTerms(a, &s, t, now)
+			}
+		}
+	}
+	return syncTerms{} // it is no longer configured: what was granted is still booked
+}
+
+// refill is what a call lacks.
+type refill struct {
+	need   int64
+	lowest int64 // amount of the limits that would refuse
+	within int64 // what all replicas may hold beyond the store's word while it is down
+}
+
+// of takes a limit that would refuse.
+func (r *refill) of(m *member, t *terms) {
+	r.lowest = min(r.lowest, t.amount)
+	r.within = min(r.within, int64(m.OnStoreDown.Within))
+}
+
+// refillLocked asks the store for what a call lacks in w, until it is there or
+// nothing more is granted. a.mu is held, but not while the store is asked. What
+// others have in hand may be idle: they are asked for it, and have a moment to
+// give it back.
+func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now int64) error {
+	began := wallClock()
+	a.mu.Unlock()
+	w.syncing.Lock()
+	defer w.syncing.Unlock()
+	a.mu.Lock()
+	p := &w.supply
+	wait := recallFor / 31 // 1, 2, 4, 8, 16 of them
+	for !w.fits(r.need, r.lowest) {
+		if l.shared && began < p.dry && r.need >= p.dryNeed {
+			return nil // another call has just asked for no more than this
+		}
+		ask := wish{need: r.need}
+		if l.shared {
+			ask.want = w.inHand() + min(p.lasts(stock), max(0, p.limit-w.used()-w.reserved()-w.inHand())/int64(2*max(1, p.replicas)))
+			ask.recall = true
+		}
+		a.mu.Unlock()
+		granted, err := l.sync(a, w, t, ask, now)
+		a.mu.Lock()
+		switch {
+		case err != nil:
+			return err
+		case w.inHand() >= r.need:
+			// It is there; if it does not fit, it is the limit's amount that refuses.
+			return nil
+		case granted > 0:
+		case !l.shared:
+			return nil
+		case w.others == 0 || r.need > r.lowest-w.used()-w.held || wait > recallFor:
+			p.dry, p.dryNeed = wallClock()+int64(dryFor), r.need
+			return nil
+		default:
+			a.mu.Unlock()
+			time.Sleep(wait) //nolint:forbidigo // others give back what is idle meanwhile
+			a.mu.Lock()
+			wait *= 2
+		}
+	}
+	return nil
+}
+
+// borrowLocked takes what a call lacks by this ledger's own word while the store
+// is down, if every limit that would refuse allows it. a.mu is held.
+func (l *Ledger) borrowLocked(w *window, r refill) bool {
+	lacking := r.need - w.inHand()
+	if r.within == math.MaxInt64 || lacking > r.within/l.replicas-w.supply.borrowed || r.need > r.lowest-w.used()-w.held {
+		return false
+	}
+	w.supply.borrowed += max(0, lacking)
+	w.granted += max(0, lacking)
+	return true
+}
+
+// owner is what a store asks of a Ledger.
+type owner struct{ ledger *Ledger }
+
+// Recall implements quota.Owner: all that is in hand goes back.
+func (o owner) Recall(k quota.Key) {
+	l := o.ledger
+	t, ok := l.escrow.find(k)
+	if !ok {
+		return
+	}
+	a, w := t.account, t.window
+	a.mu.Lock()
+	inHand := w.inHand()
+	w.returned += max(0, inHand)
+	a.mu.Unlock()
+	if inHand > 0 {
+		l.tend(a, w, wish{})
+	}
+}
+
+// Reassert implements quota.Owner: all that this ledger knows is told again.
+func (o owner) Reassert(ctx context.Context, lost func(quota.Key) bool) error {
+	l := o.ledger
+	l.mu.Lock()
+	var sets []*accountSet
+	for _, set := range l.sets {
+		sets = append(sets, set)
+	}
+	l.mu.Unlock()
+	g, going := errgroup.WithContext(ctx)
+	g.SetLimit(tending)
+	for _, set := range sets {
+		for _, a := range set.all() {
+			a.mu.Lock()
+			windows := append([]*window(nil), a.windows...)
+			a.mu.Unlock()
+			for _, w := range windows {
+				if lost(w.key) && going.Err() == nil {
+					g.Go(func() error { return l.reassert(a, w) }) //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
+				}
+			}
+		}
+	}
+	return errors.Join(g.Wait(), ctx.Err())
+}
+
+func (l *Ledger) reassert(a *account, w *window) error {
+	w.syncing.Lock()
+	defer w.syncing.Unlock()
+	a.mu.Lock()
+	w.known = false // the store's memory of it may be older than this process
+	ask := wish{mode: quota.NoGrants, others: w.supply.shares}
+	a.mu.Unlock()
+	if _, err := l.sync(a, w, l.termsNow(a, wallClock()), ask, wallClock()); err != nil && !errors.Is(err, errLost) {
+		return err
+	}
+	return nil
+}
+
+// Close gives back everything that this ledger has in hand, and reports what it
+// has spent. No call may be open. What it cannot tell the store by the end of ctx
+// stays set aside until the next start, which reads it from the journal.
+func (l *Ledger) Close(ctx context.Context) error {
+	if !l.shared {
+		return nil
+	}
+	l.reportDropped(wallClock()) //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
+	g, going := errgroup.WithContext(ctx)
+	g.SetLimit(tending)
+	for _, t := range l.escrow.all() {
+		if going.Err() != nil {
+			break
+		}
+		g.Go(func() error { //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
+			t.window.syncing.Lock()
+			defer t.window.syncing.Unlock()
+			_, err := l.sync(t.account, t.window, syncTerms{}, wish{mode: quota.Close}, wallClock())
+			return err
+		})
+	}
+	return errors.Join(g.Wait(), ctx.Err())
+}
