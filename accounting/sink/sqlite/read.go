@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"airgate/accounting/money"
 	"airgate/accounting/record"
 	"airgate/accounting/report"
 )
@@ -302,11 +301,14 @@ func (r *Reader) Usage(ctx context.Context, q report.UsageQuery) (report.Usage, 
 	}
 	to = max(from, to)
 	u.From, u.To = startOf(from), startOf(to)
-	if !slices.Contains(q.By, report.Day) {
-		u.Rows, err = usageOf(ctx, tx, q.By, from, to, have)
+	of, err := newAdding(ctx, tx, q.By, have)
+	if err != nil {
 		return u, err
 	}
-	// Day by day: SQLite would sort all the rows to put them together.
+	if !slices.Contains(q.By, report.Day) {
+		u.Rows, err = of.span(ctx, from, to)
+		return u, err
+	}
 	for {
 		day, some, err := nextQuarter(ctx, tx, from, to)
 		if err != nil || !some {
@@ -314,96 +316,10 @@ func (r *Reader) Usage(ctx context.Context, q report.UsageQuery) (report.Usage, 
 			return u, err
 		}
 		from = min(days.next(days.first(day)), to)
-		rows, err := usageOf(ctx, tx, q.By, day, from, have)
+		rows, err := of.span(ctx, day, from)
 		if err != nil {
 			return u, err
 		}
 		u.Rows = append(u.Rows, rows...)
 	}
-}
-
-// usageOf is the usage of [from, to), which is in one day if it is by day.
-func usageOf(ctx context.Context, q querier, by []report.Dimension, from, to int64, have extent) ([]report.UsageRow, error) {
-	all := []report.UsageRow{}
-	query, args, err := usageQuery(by, from, to, have)
-	if err != nil || len(args) == 0 {
-		return all, err
-	}
-	rows, err := q.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("read usage: %w", err)
-	}
-	defer rows.Close() //nolint:errcheck // Err tells
-	for rows.Next() {
-		row := report.UsageRow{Values: make([]string, len(by))}
-		var cost *int64
-		var into []any
-		for i, d := range by {
-			if d == report.Day {
-				row.Values[i] = startOf(from).Format(time.DateOnly)
-			} else {
-				into = append(into, &row.Values[i])
-			}
-		}
-		into = append(into, &row.Requests, &row.Unpriced, &row.Estimated, &cost, &row.EstimatedCost)
-		for _, n := range record.Buckets(&row.Tokens) {
-			into = append(into, n)
-		}
-		if err := rows.Scan(into...); err != nil {
-			return nil, fmt.Errorf("read usage: %w", err)
-		}
-		if cost != nil {
-			row.Cost, row.HasCost = money.NanoUSD(*cost), true
-		}
-		all = append(all, row)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read usage: %w", err)
-	}
-	return all, nil
-}
-
-// usageQuery asks for the sums of [from, to), split by the dimensions but the
-// day; without arguments there is nothing to ask.
-func usageQuery(dimensions []report.Dimension, from, to int64, have extent) (query string, args []any, err error) {
-	var byDay, byUser, bySplit bool
-	var by []string
-	for _, d := range dimensions {
-		switch d {
-		case report.Day:
-			byDay = true
-		case report.User:
-			byUser = true
-			by = append(by, "n.user")
-		case report.Team, report.Key, report.Purpose, report.Model, report.Provider, report.Class, report.CostCenter:
-			bySplit = true
-			by = append(by, "s."+string(d))
-		default:
-			return "", nil, fmt.Errorf("read usage: unknown dimension %q", d)
-		}
-	}
-	of := levels(byDay, byUser, bySplit)
-	for _, s := range have.spans(from, to, of) {
-		args = append(args, int64(s.level), s.first, s.end)
-	}
-	if len(args) == 0 {
-		return "", nil, nil
-	}
-	what := slices.Clone(by)
-	for _, name := range addends() {
-		what = append(what, "sum(u."+name+")")
-	}
-	query = "WITH span (level, first, until) AS (VALUES (?, ?, ?)" + strings.Repeat(", (?, ?, ?)", len(args)/3-1) + ") SELECT " + strings.Join(what, ", ") +
-		" FROM span CROSS JOIN usage AS u ON u.level = span.level AND u.quarter >= span.first AND u.quarter < span.until"
-	if bySplit {
-		query += " CROSS JOIN splits AS s ON s.id = u.split"
-	}
-	if byUser {
-		query += " CROSS JOIN users AS n ON n.id = u.user"
-	}
-	if len(by) == 0 {
-		return query + " HAVING count(*) > 0", args, nil
-	}
-	group := strings.Join(by, ", ")
-	return query + " GROUP BY " + group + " ORDER BY " + group, args, nil
 }
