@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -362,6 +363,104 @@ func TestAFailedSyncOpensANewSegmentAndLosesNothing(t *testing.T) {
 		t.Errorf("%d segments, want 2", n)
 	}
 	closed(t, j)
+}
+
+// A segment that is to end, and whose successor the disk refuses, goes on: nothing
+// is wrong with it. It is tried to be ended again, not at once.
+func TestARotationThatFailsIsTriedAgain(t *testing.T) {
+	for _, op := range []string{"create", "write", "sync", "rename"} {
+		for _, why := range []string{"its size", "its age"} {
+			t.Run(op+" "+why, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var log strings.Builder
+					d, state := disktest.New(1), newTally()
+					cfg := Config{Dir: simDir, SegmentBytes: 5000, State: state, Disk: d, Log: slog.New(slog.NewTextHandler(&log, nil))}
+					if why == "its age" {
+						cfg.SegmentBytes = 0
+					}
+					j := open(t, cfg)
+					failures := 0
+					d.Fail(func(o, path string) error {
+						if own := filepath.Dir(path) == j.dir; own && o == op && (o == "rename" || strings.HasSuffix(path, temporary)) {
+							failures++
+							return disktest.ErrFault
+						}
+						return nil
+					})
+					for range 6 {
+						if err := j.Wait(t.Context(), appendN(t, j, 1)); err != nil {
+							t.Fatal(err)
+						}
+					}
+					time.Sleep(5*time.Minute + 35*time.Second)
+					d.Fail(nil)
+					if failures < 4 || failures > 34 { // in half a minute, or in all of the time
+						t.Errorf("%d tries", failures)
+					}
+					if told := strings.Count(log.String(), "the disk refused a new segment: the journal goes on in the old one, and tries again"); told != failures {
+						t.Errorf("the log says %d times that it goes on, want %d:\n%s", told, failures, log.String())
+					}
+					if n := len(segmentsOf(d, j.Writer())); n != 1 {
+						t.Errorf("%d segments, want the one", n)
+					}
+					if err := j.Wait(t.Context(), appendN(t, j, 1)); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(rotateAgain + tendEvery)
+					if n := len(segmentsOf(d, j.Writer())); n != 2 {
+						t.Errorf("%d segments once the disk works, want 2", n)
+					}
+					after := d.Crash()
+					if got := heads(t, after, simDir)[j.Writer()]; got != 8 {
+						t.Errorf("%d records, want 8", got)
+					}
+					closed(t, j)
+					if err := state.check(heads(t, d, simDir)); err != nil {
+						t.Error(err)
+					}
+					for name := range d.Files() {
+						if strings.HasSuffix(name, temporary) {
+							t.Errorf("%s is left", name)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// After a failed sync nothing is known of the old segment, and where a new one
+// may have its name a reader may begin there: there is no going on.
+func TestARotationThatFailsAtAnUnsoundSegmentEndsTheJournal(t *testing.T) {
+	for name, fault := range map[string]func(op, path string) bool{
+		"the old segment's sync":        func(op, path string) bool { return op == "sync" && strings.HasSuffix(path, suffix) || op == "create" },
+		"the renaming, and its undoing": func(op, _ string) bool { return op == "rename" || op == "remove" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := disktest.New(1)
+				j := open(t, Config{Dir: simDir, SegmentBytes: 3000, Disk: d})
+				if err := j.Wait(t.Context(), appendN(t, j, 1)); err != nil {
+					t.Fatal(err)
+				}
+				d.Fail(func(op, path string) error {
+					if fault(op, path) {
+						return disktest.ErrFault
+					}
+					return nil
+				})
+				for range 5 {
+					_ = try(j, record.Settle)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := j.Watch(ctx); !errors.Is(err, ErrUnavailable) || !errors.Is(err, disktest.ErrFault) {
+					t.Errorf("Watch = %v, want %v", err, disktest.ErrFault)
+				}
+				_ = j.Close()
+			})
+		})
+	}
 }
 
 func TestASecondFailureEndsTheJournal(t *testing.T) {

@@ -203,6 +203,7 @@ type Journal struct {
 	broken   bool        // a failed write could not be rolled back: the file must not grow
 	moving   *batch      // could not be written: the new segment has it
 	aged     bool        // the segment is old enough to be ended
+	again    time.Time   // it could not be: not before
 	syncing  bool
 	synced   time.Time     // when the last sync began
 	target   uint64        // what the sync that runs will make durable

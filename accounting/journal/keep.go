@@ -14,6 +14,10 @@ import (
 	"airgate/accounting/record"
 )
 
+// rotateAgain is the time until a segment that could not be ended is tried to be
+// ended again.
+const rotateAgain = 10 * time.Second
+
 // pastSegment is a segment of this writer that was given up for a newer one.
 type pastSegment struct {
 	name  string
@@ -29,7 +33,7 @@ func (j *Journal) keep() {
 		switch {
 		case j.broken:
 			j.rotateLocked(false)
-		case (j.aged || j.end-j.begun >= j.cfg.SegmentBytes) && j.room.full == nil: // else it can wait
+		case j.dueLocked():
 			j.rotateLocked(true)
 		case j.durable < j.written:
 			j.paceLocked()
@@ -46,6 +50,12 @@ func (j *Journal) keep() {
 			j.work.Wait()
 		}
 	}
+}
+
+// dueLocked reports whether the segment is to be ended. That can wait: while the
+// disk is full, and for a while after it failed.
+func (j *Journal) dueLocked() bool {
+	return (j.aged || j.end-j.begun >= j.cfg.SegmentBytes) && j.room.full == nil && !time.Now().Before(j.again)
 }
 
 // paceLocked lets SyncEvery pass between the beginnings of two syncs, so that
@@ -102,7 +112,7 @@ func wake(waiters *chan struct{}) {
 // rotateLocked goes on in a new segment. If the old one is sound it is synced
 // first; else, what is not durable in it is written again, from memory, and
 // the new segment has its name only once that is on disk. Failing here is
-// failing twice: for good. Only what is sound can wait until the disk has room.
+// failing twice: for good. What is sound goes on, and is tried to be ended later.
 func (j *Journal) rotateLocked(sound bool) {
 	j.wants = true
 	for j.writing {
@@ -146,8 +156,10 @@ func (j *Journal) rotateLocked(sound bool) {
 			j.moving = nil
 		}
 		wake(&j.nextSync)
-	case sound && disk.Full(err) && !errors.Is(err, errNamed):
-		j.log.Warn("the disk is full: the journal goes on in its old segment", slog.String("segment", old.name), slog.Any("error", err))
+	case sound && !errors.Is(err, errNamed):
+		j.again = time.Now().Add(rotateAgain)
+		j.log.Error("the disk refused a new segment: the journal goes on in the old one, and tries again", slog.String("segment", old.name),
+			slog.Any("error", err), slog.Duration("after", rotateAgain))
 	default:
 		j.failLocked(err)
 		return
@@ -187,8 +199,9 @@ func (j *Journal) checkpointLocked() []byte {
 	return b
 }
 
-// errNamed means that a segment which could not be completed has its name: who
-// reads the directory will begin there, so the older one must not grow.
+// errNamed means that a segment which could not be completed has its name, or may
+// have it: who reads the directory will begin there, so the older one must not
+// grow.
 var errNamed = errors.New("the new segment has its name")
 
 // create makes a segment that begins with a checkpoint of all records up to
@@ -214,15 +227,19 @@ func (j *Journal) create(first uint64, prev record.Hash, covered uint64, checkpo
 	if err != nil {
 		return nil, 0, fmt.Errorf("create segment: %w", err)
 	}
-	named := false
+	renaming, named := false, false
 	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("create segment: %w", err), f.Close())
-			if named {
-				err = errors.Join(errNamed, err)
-			} else { // it takes room; the next start would remove it, too
-				err = errors.Join(err, j.disk.Remove(name+temporary))
-			}
+		if err == nil {
+			return
+		}
+		err = errors.Join(fmt.Errorf("create segment: %w", err), f.Close())
+		if !named { // it takes room; the next start would remove it, too
+			removing := j.disk.Remove(name + temporary)
+			err = errors.Join(err, removing)
+			named = renaming && removing != nil // nobody knows
+		}
+		if named {
+			err = errors.Join(errNamed, err)
 		}
 	}()
 	failpoint.Hit("journal.create")
@@ -232,6 +249,7 @@ func (j *Journal) create(first uint64, prev record.Hash, covered uint64, checkpo
 	if err = f.Sync(); err != nil {
 		return nil, 0, err
 	}
+	renaming = true
 	if err = j.disk.Rename(name+temporary, name); err != nil {
 		return nil, 0, err
 	}

@@ -75,12 +75,13 @@ func (j *Journal) tend(ctx context.Context) {
 	}
 }
 
-// age lets the keeper end a segment that has records and is old.
+// age lets the keeper end a segment that has records and is old, or that it
+// could not end.
 func (j *Journal) age() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.written > j.base && time.Since(j.born) >= j.cfg.SegmentAge {
-		j.aged = true
+	j.aged = j.aged || j.written > j.base && time.Since(j.born) >= j.cfg.SegmentAge
+	if j.dueLocked() {
 		j.work.Signal()
 	}
 }

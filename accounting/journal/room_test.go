@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"path/filepath"
@@ -221,7 +222,9 @@ func TestANamedSegmentIsNotGivenUp(t *testing.T) {
 		for range 3 {
 			_ = try(j, record.Settle)
 		}
-		if err := j.Watch(t.Context()); !errors.Is(err, ErrUnavailable) || !errors.Is(err, syscall.ENOSPC) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := j.Watch(ctx); !errors.Is(err, ErrUnavailable) || !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("Watch = %v, want %v", err, syscall.ENOSPC)
 		}
 		_ = j.Close()

@@ -414,5 +414,19 @@ func list() []mutant {
 			mutant: "	if err := error(nil); err != nil {",
 			tests:  "TestHashKey",
 		},
+		{
+			breaks: "a segment whose successor has its name does not grow",
+			file:   "accounting/journal/keep.go",
+			line:   "	case sound && !errors.Is(err, errNamed):\n",
+			mutant: "	case sound:\n",
+			tests:  "TestANamed|TestARotation",
+		},
+		{
+			breaks: "a segment whose successor may have its name does not grow",
+			file:   "accounting/journal/keep.go",
+			line:   "			named = renaming && removing != nil // nobody knows\n",
+			mutant: "			_ = renaming\n",
+			tests:  "TestARotation",
+		},
 	}
 }
