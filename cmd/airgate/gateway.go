@@ -24,7 +24,6 @@ import (
 	"airgate/accounting/failpoint"
 	"airgate/accounting/journal"
 	"airgate/accounting/journal/disk"
-	"airgate/accounting/quota/memory"
 	"airgate/accounting/sink/sqlite"
 	"airgate/cmd/airgate/admin"
 	"airgate/envoy/accesslog"
@@ -80,19 +79,20 @@ const (
 type gateway struct {
 	gatewayOptions
 
-	snapshot  *config.Snapshot // at the start; then it is the reloader's
-	registry  *prometheus.Registry
-	adminDoor door
-	opsDoor   door
-	owner     *journal.Owner       // of the data directory
-	balances  *accounting.Balances // what the journal adds up to
-	hashKey   []byte
-	sink      *sqlite.Sink // opened by the journal, closed after it
-	journal   *journal.Journal
-	ledger    *accounting.Ledger
-	reloader  *config.Reloader
-	processor *processor.Processor
-	server    *extproc.Server
+	snapshot   *config.Snapshot // at the start; then it is the reloader's
+	registry   *prometheus.Registry
+	adminDoor  door
+	opsDoor    door
+	owner      *journal.Owner       // of the data directory
+	balances   *accounting.Balances // what the journal adds up to
+	hashKey    []byte
+	sink       *sqlite.Sink // opened by the journal, closed after it
+	journal    *journal.Journal
+	closeStore func() error // of the ledger
+	ledger     *accounting.Ledger
+	reloader   *config.Reloader
+	processor  *processor.Processor
+	server     *extproc.Server
 
 	phase        atomic.Int32
 	stop         context.CancelFunc // ends the tasks
@@ -219,20 +219,35 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	return processor.AuditOverrides(g.journal, g.balances, g.snapshot, time.Now())
 }
 
-func (g *gateway) openLedger(context.Context) (err error) {
+func (g *gateway) openLedger(ctx context.Context) error {
+	store, shared, closeStore, err := openStore(ctx, g.snapshot, g.journal.Writer(), g.registry, g.log)
+	g.closeStore = closeStore
+	if err != nil {
+		return err
+	}
 	g.ledger, err = accounting.New(accounting.Config{
-		Store: memory.New(), Replica: g.journal.Writer(), Registerer: g.registry, Log: g.log,
+		Store: store, Shared: shared, Replica: g.journal.Writer(), Registerer: g.registry, Log: g.log,
 	})
 	if err != nil {
 		return err
 	}
+	if shared { // it has not forgotten what was spent
+		return applyLimits(g.ledger, g.snapshot, time.Now())
+	}
 	return restore(g.ledger, g.balances, g.snapshot, time.Now()) //nolint:contextcheck // the store is in memory
+}
+
+func applyLimits(l *accounting.Ledger, s *config.Snapshot, now time.Time) error {
+	if err := l.Apply(s.Limits, now); err != nil {
+		return fmt.Errorf("apply limits: %w", err)
+	}
+	return nil
 }
 
 // restore makes the ledger know the config's limits and what was spent on them.
 func restore(l *accounting.Ledger, b *accounting.Balances, s *config.Snapshot, now time.Time) error {
-	if err := l.Apply(s.Limits, now); err != nil {
-		return fmt.Errorf("apply limits: %w", err)
+	if err := applyLimits(l, s, now); err != nil {
+		return err
 	}
 	if err := l.Restore(b, now); err != nil {
 		return fmt.Errorf("restore balances: %w", err)
@@ -429,6 +444,9 @@ func (g *gateway) close(ctx context.Context) error {
 	g.tasks.Wait()
 	if g.processor != nil {
 		errs = append(errs, g.processor.Flush(time.Now().Add(time.Hour)))
+	}
+	if g.closeStore != nil {
+		errs = append(errs, g.closeStore())
 	}
 	if g.journal != nil {
 		errs = append(errs, g.journal.Close())
