@@ -156,7 +156,7 @@ func (c *compiler) names() {
 // settings compiles what has no names in it.
 func (c *compiler) settings() {
 	snap := c.snapshot
-	snap.Quota.Store = cmp.Or(c.Quota.Store.v, "memory")
+	snap.Quota = c.quota(&c.Quota)
 	if c.Journal.Durability.v == "process" {
 		snap.Journal.Durability = journal.Process
 	}

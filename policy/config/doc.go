@@ -8,6 +8,6 @@
 // Files in reading order: snapshot.go (what comes out), schema.go (what may be
 // written: the one description that decoding, "did you mean", the JSON Schema
 // and the tests of the guide share), decode.go and scalar.go (YAML to schema),
-// compile.go with provider.go, price.go, policy.go and limit.go (schema to
+// compile.go with provider.go, quota.go, price.go, policy.go and limit.go (schema to
 // Snapshot), load.go (files to Snapshot), reload.go, keys.go.
 package config

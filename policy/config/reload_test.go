@@ -288,6 +288,7 @@ func TestReloadRefuses(t *testing.T) {
 	}{
 		"a kind vanished":       {remove: "finance.yaml", want: "kind Finance was there and has vanished"},
 		"the journal changed":   {change: "journal: {durability: process}\n", want: "restart airgate"},
+		"the quota changed":     {change: "quota: {store: memory, replicas: 1}\n", want: "restart airgate"},
 		"a sink was changed":    {change: "sinks: [{name: local, type: sqlite, path: other.db}]\n", want: "restart airgate"},
 		"the check says no":     {change: "maxBodyBytes: 2048\n", want: "check config: needs an Envoy restart"},
 		"it cannot be applied":  {change: "maxBodyBytes: 4096\n", want: "apply config: no room"},

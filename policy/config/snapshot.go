@@ -28,6 +28,7 @@ const (
 const (
 	DefaultMaxBodyBytes       = 33_554_432 // inclusive; design section 7
 	DefaultMaxTokensPerSecond = 1_000      // design section 4, ends without usage
+	DefaultStoreDeadline      = 50 * time.Millisecond
 )
 
 // Snapshot is one compiled configuration. It is immutable: readers share it
@@ -91,10 +92,27 @@ type Provider struct {
 	IdleTimeout    time.Duration // longest silence within an answer; 0 = envoy/xds decides
 }
 
-// Quota is where the shared quota state lives.
+// Quota is where the shared quota state lives. Only Store and Replicas are set
+// of a store in memory.
 type Quota struct {
-	Store string // "memory"
+	Store string // "memory", "redis" or "valkey"
+	// URL names one server, the sentinels of one, or some nodes of a cluster; it
+	// holds neither user nor password:
+	//
+	//	redis://host[:port][/db]
+	//	redis+sentinel://host[:port],host[:port]/master[?db=N]
+	//	redis+cluster://host[:port],host[:port]
+	//
+	// and the same with rediss for TLS.
+	URL          string
+	Username     string        // of an ACL user; "" = the default one
+	PasswordFile string        // absolute path of the raw password, a line end behind it does not count; "" = none
+	Deadline     time.Duration // of one call of the store, > 0
+	Replicas     int           // the most airgates there can be at once; 0 = the config does not say
 }
+
+// Shared says whether several airgates count on the same store.
+func (q Quota) Shared() bool { return q.Store != "memory" }
 
 // Journal is how the write-ahead book is kept.
 type Journal struct {

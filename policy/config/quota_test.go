@@ -1,0 +1,84 @@
+package config
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// quotaOf compiles a section quota, and returns what is warned of in it.
+func quotaOf(t *testing.T, text string) (Quota, []Problem) {
+	t.Helper()
+	const before = base + "unbudgeted: allow\n"
+	s, err := LoadBytes("test.yaml", []byte(before+text), now())
+	if err != nil {
+		t.Fatalf("LoadBytes(%s) = %v, want no error", text, err)
+	}
+	return s.Quota, slices.DeleteFunc(s.Warnings, func(p Problem) bool { return p.Line <= strings.Count(before, "\n") })
+}
+
+// TestQuota shows what becomes of the section quota.
+func TestQuota(t *testing.T) {
+	for name, test := range map[string]struct {
+		text   string
+		want   Quota
+		shared bool
+	}{
+		"absent": {"", Quota{Store: "memory"}, false},
+		"memory": {"quota: {store: memory, replicas: 1}", Quota{Store: "memory", Replicas: 1}, false},
+		"redis, the least": {
+			"quota: {store: redis, url: redis://localhost}",
+			Quota{Store: "redis", URL: "redis://localhost", Deadline: 50 * time.Millisecond},
+			true,
+		},
+		"valkey, everything": {
+			"quota: {store: valkey, url: rediss://cache.example.com:6379/2, username: airgate, passwordFile: /run/secrets/quota, deadline: 1s, replicas: 3}",
+			Quota{
+				Store: "valkey", URL: "rediss://cache.example.com:6379/2", Username: "airgate", PasswordFile: "/run/secrets/quota",
+				Deadline: time.Second, Replicas: 3,
+			},
+			true,
+		},
+	} {
+		got, warnings := quotaOf(t, test.text)
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if got.Shared() != test.shared || len(warnings) > 0 {
+			t.Errorf("%s: Shared = %v, warnings %v, want %v and none", name, got.Shared(), warnings, test.shared)
+		}
+	}
+}
+
+// TestStoreURL: what a URL says of its connections. What is wrong with one is
+// in testdata/broken.
+func TestStoreURL(t *testing.T) {
+	for url, want := range map[string]struct{ tls, local bool }{
+		"redis://127.0.0.1":                                {false, true},
+		"redis://localhost:6379/0":                         {false, true},
+		"redis://[::1]:6379/15":                            {false, true},
+		"redis://10.0.0.1:6379/":                           {false, false},
+		"rediss://cache.example.com:6380":                  {true, false},
+		"redis+sentinel://127.0.0.1:26379/mymaster":        {false, true},
+		"redis+sentinel://a:26379,b:26379/mymaster?db=2":   {false, false},
+		"rediss+sentinel://127.0.0.1,[::1]:26379/m?db=0":   {true, true},
+		"redis+cluster://127.0.0.1:7000,127.0.0.1:7001":    {false, true},
+		"redis+cluster://127.0.0.1:7000,cache-1.redis.svc": {false, false},
+		"rediss+cluster://a,b,c":                           {true, false},
+	} {
+		tls, local, err := parseStoreURL(url)
+		if tls != want.tls || local != want.local || err != nil {
+			t.Errorf("parseStoreURL(%q) = %v, %v, %v, want %v, %v", url, tls, local, err, want.tls, want.local)
+		}
+	}
+}
+
+func TestInsecureOfTLS(t *testing.T) {
+	_, warnings := quotaOf(t, "quota: {store: redis, url: rediss://cache.example.com, insecure: true}")
+	if len(warnings) != 1 || !strings.Contains(warnings[0].Text, "insecure means nothing for a URL with TLS") {
+		t.Errorf("warnings = %v, want one about insecure", warnings)
+	}
+}
