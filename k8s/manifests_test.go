@@ -227,6 +227,9 @@ func TestConfigCompiles(t *testing.T) {
 	if err != nil {
 		t.Fatalf("LoadBytes = %v, want no error", err)
 	}
+	if q := snapshot.Quota; q.Shared() || q.Replicas != int(*m.deployment.Spec.Replicas) {
+		t.Errorf("quota = %+v, want it in memory, with replicas: 1 beside it: airgate insists on that in Kubernetes", q)
+	}
 	f := flags(m.container(t, "bootstrap").Args)
 	b, err := xds.Build(xds.Options{Snapshot: snapshot, Listen: f["listen"], ExtProc: f["extproc"]})
 	if err != nil {

@@ -152,7 +152,8 @@ models:
 	return target{}, errors.New("--real needs OPENAI_API_KEY or ANTHROPIC_API_KEY in the environment")
 }
 
-const demoPolicy = `teams:
+const demoPolicy = `quota: {store: memory, replicas: 1}
+teams:
   search: {owner: search@example.com}
   intern: {owner: intern@example.com}
 limits:

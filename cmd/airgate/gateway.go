@@ -142,7 +142,7 @@ func (g *gateway) load(context.Context) (err error) {
 				"`airgate demo` hand to Envoy: use credential: {file: …}", p.Name)
 		}
 	}
-	return nil
+	return aloneOrShared(g.snapshot.Quota)
 }
 
 // openDoors comes first: a port that is in use is told before anything is

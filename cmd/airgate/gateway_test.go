@@ -40,6 +40,7 @@ budgets:   [{name: search, match: {team: search}, usd: 500, per: month}]
 // testOptions is a gateway of its own in a short temporary folder.
 func testOptions(t *testing.T) gatewayOptions {
 	t.Helper()
+	t.Setenv(kubernetes, "")           // wherever the tests run
 	dir, err := os.MkdirTemp("", "ag") //nolint:usetesting // short: a Unix socket's path has 107 bytes
 	if err != nil {
 		t.Fatal(err)

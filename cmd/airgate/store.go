@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -14,12 +15,26 @@ import (
 	"airgate/policy/config"
 )
 
+// kubernetes is a variable that the kubelet sets in every container.
+const kubernetes = "KUBERNETES_SERVICE_HOST"
+
+// aloneOrShared refuses a store in memory in Kubernetes, where there is another
+// airgate once a number elsewhere is changed, and each would allow every budget
+// once more, unless the config says that there is one.
+func aloneOrShared(q config.Quota) error {
+	if q.Shared() || q.Replicas == 1 || os.Getenv(kubernetes) == "" {
+		return nil
+	}
+	return errors.New("quota in memory counts for one airgate alone, and Kubernetes may run several: " +
+		"write quota: {store: memory, replicas: 1} and keep the workload at one replica, or share a store (redis, valkey)")
+}
+
 // openStore opens the quota store that s names for a replica.incarnation. shared
 // says that other airgates count on it, too. closeStore is never nil.
 func openStore(ctx context.Context, s *config.Snapshot, replica string, r prometheus.Registerer, log *slog.Logger) (
 	store quota.Store, shared bool, closeStore func() error, err error,
 ) {
-	if s.Quota.Store == "memory" {
+	if !s.Quota.Shared() {
 		return memory.New(), false, func() error { return nil }, nil
 	}
 	store, closeStore, err = openShared(ctx, s.Quota, replica, r, log)

@@ -30,6 +30,26 @@ func TestOpenStore(t *testing.T) {
 	}
 }
 
+func TestAloneOrShared(t *testing.T) {
+	one, shared := config.Quota{Store: "memory", Replicas: 1}, config.Quota{Store: "redis"}
+	for name, test := range map[string]struct {
+		host    string
+		quota   config.Quota
+		refused bool
+	}{
+		"in Kubernetes, not said to be alone": {"10.96.0.1", config.Quota{Store: "memory"}, true},
+		"in Kubernetes, said to be alone":     {"10.96.0.1", one, false},
+		"in Kubernetes, a shared store":       {"10.96.0.1", shared, false},
+		"elsewhere":                           {"", config.Quota{Store: "memory"}, false},
+		"elsewhere, a shared store":           {"", shared, false},
+	} {
+		t.Setenv(kubernetes, test.host)
+		if err := aloneOrShared(test.quota); (err != nil) != test.refused {
+			t.Errorf("%s: aloneOrShared = %v, want refused: %v", name, err, test.refused)
+		}
+	}
+}
+
 func TestStoreFault(t *testing.T) {
 	for name, test := range map[string]struct {
 		err  error
