@@ -148,6 +148,7 @@ func limitsOf(t *testing.T, text string) []accounting.Limit {
 	all, _, problems := files.decode()
 	c := newCompiler(all, now(), &problems)
 	c.names()
+	c.settings()
 	limits := c.limits()
 	if len(problems) > 0 {
 		t.Fatalf("limits of the config: %v", problems)

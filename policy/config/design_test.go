@@ -51,9 +51,7 @@ func TestDesignLong(t *testing.T) {
 
 	for _, fragment := range []string{
 		"  steady:        {targets: [{model: gpt-5.4-mini}, {model: gpt-5.4-nano, after: failure}]}           # failover\n",
-		", warnAt: [50%, 80%, 95%]",
 		", admission: expected",
-		", onStoreDown: {allowWithinUSD: 5}",
 	} {
 		before := text
 		if text = strings.Replace(text, fragment, "", 1); text == before {
@@ -75,6 +73,10 @@ func TestDesignLong(t *testing.T) {
 		t.Errorf("Model(claude-sonnet) is overridden %v in August and %v in November at %v, want only then, at 13.5",
 			before.Overridden, after.Overridden, after.Price)
 	}
+	budgets := limitsOf(t, text)[4:]
+	if w := budgets[0].WarnAt; len(w) != 3 || budgets[2].OnStoreDown.Within != 5_000_000_000 {
+		t.Errorf("warnAt of search = %v, onStoreDown of eval = %v, want three thresholds and 5 USD", w, budgets[2].OnStoreDown)
+	}
 	if s.Policy.Team("search-ml") == nil || s.Policy.Key("search-prod") == nil {
 		t.Errorf("Policy lacks team search-ml or key search-prod")
 	}
@@ -86,7 +88,8 @@ func TestLimitsCompiled(t *testing.T) {
 limits:
   - {name: key-rps, each: key, requests: 20/s, burst: 40}
   - {name: tpm, each: [team, model], match: {team: search, tags.region: [eu, "us-*"]}, tokens: 200000/min, mode: shadow}
-  - {name: parallel, each: user, concurrent: 16, maxAccounts: 500}
+  - {name: parallel, each: user, concurrent: 16, maxAccounts: 500, onStoreDown: allow}
+  - {name: strict, requests: 5/s, onStoreDown: deny}
 budgets:
   - name: keys
     each: key
@@ -96,6 +99,8 @@ budgets:
     owner: finops@example.com
     budgetStatus: 429
     clampOutput: {floorTokens: 256}
+    warnAt: [80%, forecast 100%, "50%"]
+    onStoreDown: {allowWithinUSD: 0.3}
     overrides:
       - {for: {team: search}, usd: 500, by: kim, reason: INC-12}
       - {for: {team: search}, usd: 600, until: 2026-12-01}
@@ -124,12 +129,14 @@ budgets:
 		},
 		{
 			Name: "parallel", Resource: accounting.Concurrent, Each: []accounting.Dimension{accounting.User},
-			Amount: 16, MaxAccounts: 500, Where: "10",
+			Amount: 16, MaxAccounts: 500, OnStoreDown: accounting.OnStoreDown{Allow: true}, Where: "10",
 		},
+		{Name: "strict", Resource: accounting.Requests, Amount: 5, Per: 1e9, Where: "11"},
 		{
 			Name: "keys", Resource: accounting.USD, Each: []accounting.Dimension{accounting.Key},
-			Amount: 500_000_000, Window: accounting.Week, Owner: "finops@example.com", BudgetStatus: 429, Where: "12",
-			ClampFloor: 256,
+			Amount: 500_000_000, Window: accounting.Week, Owner: "finops@example.com", BudgetStatus: 429, Where: "13",
+			ClampFloor: 256, WarnAt: []accounting.Threshold{{Percent: 80}, {Percent: 100, Forecast: true}, {Percent: 50}},
+			OnStoreDown: accounting.OnStoreDown{Within: 300_000_000},
 			Overrides: []accounting.Override{
 				{For: search, Amount: 500_000_000_000, By: "kim", Reason: "INC-12"},
 				{For: search, Amount: 600_000_000_000, Until: time.Date(2026, 11, 30, 15, 0, 0, 0, time.UTC)}, // 00:00 in Tokyo

@@ -68,6 +68,8 @@ func bareSchema(t reflect.Type, tag reflect.StructTag) map[string]any {
 		return word(`^[0-9]{4}-[0-9]{2}-[0-9]{2}`)
 	case *period:
 		return word(`^([0-9.]+(ms|s|m|h))+$`)
+	case *threshold:
+		return word(`^(forecast )?[1-9][0-9]{0,3}%$`)
 	case *digest:
 		return word(`^sha256:[0-9a-f]{64}$`)
 	}
@@ -118,6 +120,10 @@ func objectSchema(t reflect.Type) map[string]any {
 }
 
 func (*anything) jsonSchema(reflect.StructTag) map[string]any { return map[string]any{} }
+
+func (*outage) jsonSchema(reflect.StructTag) map[string]any {
+	return map[string]any{"anyOf": []any{map[string]any{"enum": []any{"deny"}}, objectSchema(reflect.TypeFor[outage]())}}
+}
 
 // element is the schema of what a list or dict holds: the description is that
 // of the whole.

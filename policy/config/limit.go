@@ -2,10 +2,13 @@ package config
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"airgate/accounting"
 	"airgate/accounting/money"
@@ -63,6 +66,7 @@ func (c *compiler) limit(l *limit) accounting.Limit {
 	out := accounting.Limit{
 		Name: l.Name.v, Match: c.match(&l.Match), Each: c.each(l.Each), Mode: c.mode(l.Mode),
 		Burst: l.Burst.v, Owner: l.Owner.v, MaxAccounts: c.maxAccounts(l.MaxAccounts, l.Each), Where: l.where(),
+		OnStoreDown: accounting.OnStoreDown{Allow: l.OnStoreDown.v == "allow"},
 	}
 	n := 0
 	if r := l.Requests; r.given() {
@@ -98,7 +102,8 @@ func (c *compiler) budget(b *budget) accounting.Limit {
 		Name: b.Name.v, Resource: accounting.USD, Match: c.match(&b.Match), Each: c.each(b.Each),
 		Amount: int64(b.USD.v), Window: windowOf(b.Per.v), Zone: b.TimeZone.v, Mode: c.mode(b.Mode),
 		Owner: b.Owner.v, MaxAccounts: c.maxAccounts(b.MaxAccounts, b.Each), Where: b.where(),
-		ClampFloor: money.Tokens(b.ClampOutput.FloorTokens.v),
+		ClampFloor: money.Tokens(b.ClampOutput.FloorTokens.v), WarnAt: c.warnAt(b),
+		OnStoreDown: accounting.OnStoreDown{Within: c.within(&b.OnStoreDown)},
 	}
 	if b.BudgetStatus.given() {
 		out.BudgetStatus, _ = strconv.Atoi(b.BudgetStatus.v) // one of its oneof tag
@@ -124,6 +129,52 @@ func (c *compiler) budget(b *budget) accounting.Limit {
 		}
 	}
 	return out
+}
+
+// within is what all airgates together may hold while the store is down.
+func (c *compiler) within(o *outage) money.NanoUSD {
+	a, q := o.AllowWithinUSD, &c.snapshot.Quota
+	switch {
+	case !a.good() || c.Quota.refused || c.Quota.Replicas.refused: // absent, or told
+	case a.v == 0:
+		c.report(a.at, "0 allows nothing: write onStoreDown: deny")
+	case q.Shared() && q.Replicas == 0:
+		c.report(a.at, "allowWithinUSD is divided among all airgates: add replicas, the most there can be at once, to quota")
+	case int64(a.v) < int64(q.Replicas):
+		c.report(a.at, "%s USD is too little to be divided among %d airgates", a.v, q.Replicas)
+	}
+	return a.v
+}
+
+// warnAt are the thresholds of a budget, in the order of the config.
+func (c *compiler) warnAt(b *budget) []accounting.Threshold {
+	var out []accounting.Threshold
+	for i := range b.WarnAt.items {
+		t := &b.WarnAt.items[i]
+		switch {
+		case slices.Contains(out, t.v):
+			c.report(t.at, "%s stands twice", t)
+		case t.v.Forecast && b.Per.v == "total":
+			c.report(t.at, "a window without an end (per: total) has no forecast: name a share of the budget")
+		}
+		out = append(out, t.v)
+	}
+	return out
+}
+
+// decode reads either form.
+func (o *outage) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
+	const forms = "deny or {allowWithinUSD: 5}"
+	switch {
+	case n.Kind == yaml.MappingNode:
+		d.object(n, reflect.ValueOf(o).Elem(), "")
+	case n.Kind == yaml.ScalarNode && n.Value == "deny":
+		o.at = d.at(n)
+	case n.Kind == yaml.ScalarNode && n.Value == "allow":
+		d.report(n, "allow is for limits, and a budget is a bound: write %s", forms)
+	default:
+		d.report(n, "must be %s", forms)
+	}
 }
 
 // overridable checks that an override names accounts: only what tells a

@@ -282,7 +282,7 @@ func (u *dollars) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
 	case err != nil:
 		d.report(n, "%s is not an amount of USD: %v", quote(v), innermost(err))
 	case amount < 0:
-		d.report(n, "a budget cannot be negative")
+		d.report(n, "an amount cannot be negative")
 	case amount > maxBudgetUSD:
 		d.report(n, "%s is beyond the largest budget, 9000000000 USD", v)
 	default:
@@ -459,6 +459,43 @@ func (p *period) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
 		return
 	}
 	p.at, p.v = d.at(n), t
+}
+
+// threshold is a share of a budget: 80%, or of what it will be, forecast 100%.
+type threshold struct {
+	at
+	v accounting.Threshold
+}
+
+const forecastOf = "forecast "
+
+func (t *threshold) String() string {
+	share := strconv.Itoa(t.v.Percent) + "%"
+	if t.v.Forecast {
+		return forecastOf + share
+	}
+	return share
+}
+
+func (t *threshold) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
+	const usual = `such as 80% or "forecast 100%"`
+	v, ok := d.source(n, "a share of the budget "+usual)
+	if !ok {
+		return
+	}
+	share, forecast := strings.CutPrefix(v, forecastOf)
+	number, unit := strings.CutSuffix(share, "%")
+	percent, ok := digits(number)
+	switch {
+	case !ok:
+		d.report(n, "%s is not a share of the budget: write whole percents %s", quote(v), usual)
+	case !unit:
+		d.report(n, "%s lacks its unit: write %s%%", quote(v), v)
+	case percent < 1 || percent > 1000:
+		d.report(n, "must be between 1%% and 1000%%, not %s", share)
+	default:
+		t.at, t.v = d.at(n), accounting.Threshold{Percent: int(percent), Forecast: forecast}
+	}
 }
 
 // zone is an IANA time zone.

@@ -189,7 +189,7 @@ type limit struct {
 	Mode        choice       `config:"mode" oneof:"enforce shadow" doc:"shadow records would_deny and does not refuse."`
 	Owner       text         `config:"owner" doc:"Whom a refused caller asks."`
 	MaxAccounts count        `config:"maxAccounts" max:"100000" doc:"Accounts of each: user or session; beyond them one shared one."`
-	OnStoreDown anything     `config:"onStoreDown,later"`
+	OnStoreDown choice       `config:"onStoreDown" oneof:"deny allow" doc:"What becomes of a call that needs the shared store while that does not answer; deny if absent."`
 }
 
 type financeSections struct {
@@ -201,21 +201,28 @@ type financeSections struct {
 
 type budget struct {
 	at
-	Name         label          `config:"name,required" doc:"For metrics and refusals; renaming keeps what was used."`
-	Match        match          `config:"match" doc:"The calls it applies to; all if absent."`
-	Each         many[choice]   `config:"each" oneof:"team key purpose provider model user session" later:"tags.*" doc:"One account for each of these; one for all if absent."`
-	USD          dollars        `config:"usd,required" doc:"The bound."`
-	Per          choice         `config:"per,required" oneof:"day week month quarter year total" doc:"Calendar window; weeks begin on Monday."`
-	TimeZone     zone           `config:"timeZone" doc:"IANA zone of the window; UTC if absent."`
-	Owner        text           `config:"owner" doc:"Whom a refused caller asks."`
-	Mode         choice         `config:"mode" oneof:"enforce shadow" doc:"shadow records would_deny and does not refuse."`
-	Admission    choice         `config:"admission" oneof:"strict" later:"expected" doc:"strict holds the worst case."`
-	Overrides    list[override] `config:"overrides" doc:"Other amounts for some; the most specific wins."`
-	BudgetStatus choice         `config:"budgetStatus" oneof:"402 403 429" doc:"HTTP status of its refusals; 402 if absent."`
-	MaxAccounts  count          `config:"maxAccounts" max:"100000" doc:"Accounts of each: user or session; beyond them one shared one."`
-	WarnAt       anything       `config:"warnAt,later"`
-	OnStoreDown  anything       `config:"onStoreDown,later"`
-	ClampOutput  clampOutput    `config:"clampOutput" doc:"A call that does not fit gets a lower output cap instead of a refusal."`
+	Name         label           `config:"name,required" doc:"For metrics and refusals; renaming keeps what was used."`
+	Match        match           `config:"match" doc:"The calls it applies to; all if absent."`
+	Each         many[choice]    `config:"each" oneof:"team key purpose provider model user session" later:"tags.*" doc:"One account for each of these; one for all if absent."`
+	USD          dollars         `config:"usd,required" doc:"The bound."`
+	Per          choice          `config:"per,required" oneof:"day week month quarter year total" doc:"Calendar window; weeks begin on Monday."`
+	TimeZone     zone            `config:"timeZone" doc:"IANA zone of the window; UTC if absent."`
+	Owner        text            `config:"owner" doc:"Whom a refused caller asks."`
+	Mode         choice          `config:"mode" oneof:"enforce shadow" doc:"shadow records would_deny and does not refuse."`
+	Admission    choice          `config:"admission" oneof:"strict" later:"expected" doc:"strict holds the worst case."`
+	Overrides    list[override]  `config:"overrides" doc:"Other amounts for some; the most specific wins."`
+	BudgetStatus choice          `config:"budgetStatus" oneof:"402 403 429" doc:"HTTP status of its refusals; 402 if absent."`
+	MaxAccounts  count           `config:"maxAccounts" max:"100000" doc:"Accounts of each: user or session; beyond them one shared one."`
+	WarnAt       list[threshold] `config:"warnAt" doc:"Shares of it at which somebody is told, once per account and window: 80%, or of the forecast, forecast 100%."`
+	OnStoreDown  outage          `config:"onStoreDown" doc:"What becomes of a call that needs the shared store while that does not answer: deny, or {allowWithinUSD: 5}; deny if absent."`
+	ClampOutput  clampOutput     `config:"clampOutput" doc:"A call that does not fit gets a lower output cap instead of a refusal."`
+}
+
+// outage is what becomes of the calls of a budget while the shared store does
+// not answer: deny, or {allowWithinUSD: 5}.
+type outage struct {
+	at
+	AllowWithinUSD dollars `config:"allowWithinUSD,required" doc:"What all airgates together may hold beyond what they have in hand; quota.replicas divides it among them."`
 }
 
 type clampOutput struct {

@@ -333,7 +333,7 @@ func TestJSONSchema(t *testing.T) {
 	for _, name := range []string{
 		"unknown-field", "unknown-field-nested", "api-version-missing", "api-version-unknown", "budget-without-usd", "budget-window-unknown",
 		"enforcement-unknown", "key-hash-upper-case", "limit-rate-per-m", "list-not-list",
-		"name-with-a-slash", "name-with-a-star", "quota-without-store", "provider-without-credential", "later-warn-at", "limit-rate-fraction",
+		"name-with-a-slash", "name-with-a-star", "quota-without-store", "provider-without-credential", "budget-warn-at-without-unit", "budget-on-store-down-allow", "budget-on-store-down-empty", "limit-on-store-down-within", "limit-rate-fraction",
 	} {
 		if check(readText(t, "testdata/broken/"+name+".yaml")) {
 			t.Errorf("the schema accepts testdata/broken/%s.yaml", name)

@@ -116,6 +116,8 @@ func valueView(v reflect.Value) any {
 		return x.v.String()
 	case *zone:
 		return x.v.String()
+	case *threshold:
+		return x.String()
 	case *digest:
 		return "sha256:" + hex.EncodeToString(x.v[:])
 	}
@@ -128,6 +130,13 @@ func (l *list[T]) view() any {
 		out[i] = valueView(reflect.ValueOf(&l.items[i]).Elem())
 	}
 	return out
+}
+
+func (o *outage) view() any {
+	if !o.AllowWithinUSD.given() {
+		return "deny"
+	}
+	return fieldsView(reflect.ValueOf(o).Elem())
 }
 
 func (m *dict[T]) view() any {
