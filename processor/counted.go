@@ -104,11 +104,13 @@ type repeatedKey struct {
 // journal cannot be written.
 type repeats struct {
 	minute int64
-	own    int            // refusals that asked for a record of their own
+	own    int            // refusals that have a record of their own
 	rest   *record.Record // with the count of those that have none; nil = there are none
 }
 
-// own says whether a refusal shall have a record of its own.
+// own says whether a refusal shall have a record of its own. Only those that are
+// in the journal count, told by recorded: when a crash loses the count of a
+// refusal that has none, so many others of its kind are there.
 func (r *repeated) own(keyID string, code Code, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,8 +123,16 @@ func (r *repeated) own(keyID string, code Code, now time.Time) bool {
 	case have.minute != minute && have.rest == nil:
 		*have = repeats{minute: minute}
 	}
-	have.own++
-	return have.own <= ownDenials
+	return have.own < ownDenials
+}
+
+// recorded says that a refusal of own has its record.
+func (r *repeated) recorded(keyID string, code Code, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if have := r.seen[repeatedKey{keyID, code}]; have != nil && have.minute == now.Unix()/60 {
+		have.own++
+	}
 }
 
 // add counts a refusal that has no record of its own.

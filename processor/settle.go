@@ -273,7 +273,9 @@ func (s *Stream) appendDenial(now time.Time) {
 	if _, err := s.p.cfg.Journal.Append(&rec); err != nil {
 		s.p.cfg.Log.Error("the journal refused a denial: it is counted", slog.String("request_id", s.id), slog.Any("error", err))
 		s.p.repeated.add(&rec)
+		return
 	}
+	s.p.repeated.recorded(rec.KeyID, s.code, now)
 }
 
 // log is the request's one line.
