@@ -103,6 +103,9 @@ func unlessStopped(ctx context.Context, err error) error {
 // loadConfig reads --config and says what to do where it cannot be read.
 func loadConfig(path string) (*config.Snapshot, error) {
 	s, err := config.Load(path, time.Now())
+	if err == nil {
+		err = s.Usable()
+	}
 	return s, configError(path, err)
 }
 
@@ -122,6 +125,9 @@ func configError(path string, err error) error {
 // sameProviders refuses what a running Envoy with a static config cannot
 // follow.
 func sameProviders(old, next *config.Snapshot) error {
+	if err := next.Usable(); err != nil {
+		return err
+	}
 	if old.MaxBodyBytes != next.MaxBodyBytes {
 		return errors.New("maxBodyBytes changed: needs an Envoy restart with a new bootstrap, and one of airgate")
 	}

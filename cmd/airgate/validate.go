@@ -51,15 +51,23 @@ func newValidate(t *terminal, f *flags) *cobra.Command {
 }
 
 // load loads a path, or standard input.
-func load(t *terminal, path string) (*config.Snapshot, error) {
+func load(t *terminal, path string) (s *config.Snapshot, err error) {
 	if path != "-" {
-		return config.Load(path, time.Now())
+		s, err = config.Load(path, time.Now())
+	} else {
+		text, reading := io.ReadAll(t.in)
+		if reading != nil {
+			return nil, fmt.Errorf("read standard input: %w", reading)
+		}
+		s, err = config.LoadBytes("-", text, time.Now())
 	}
-	text, err := io.ReadAll(t.in)
+	if err == nil {
+		err = s.Usable()
+	}
 	if err != nil {
-		return nil, fmt.Errorf("read standard input: %w", err)
+		return nil, err
 	}
-	return config.LoadBytes("-", text, time.Now())
+	return s, nil
 }
 
 func tellValidity(t *terminal, problems config.Problems, s *config.Snapshot) error {

@@ -19,6 +19,7 @@ type compiler struct {
 	now      time.Time
 	problems *Problems
 	warnings Problems
+	later    Problems
 
 	providers map[string]*Provider // :: name → provider
 	models    map[string]*model    // :: name → model
@@ -47,7 +48,7 @@ func compile(s *sections, now time.Time, problems *Problems) *Snapshot {
 	c.compilePolicy()
 	c.compileLimits()
 	c.snapshot.terms = c.terms
-	c.snapshot.Warnings = c.warnings.sorted()
+	c.snapshot.Warnings, c.snapshot.Later = c.warnings.sorted(), c.later.sorted()
 	return c.snapshot
 }
 
@@ -77,6 +78,11 @@ func newCompiler(s *sections, now time.Time, problems *Problems) *compiler {
 
 func (c *compiler) report(a at, format string, args ...any) { tell(c.problems, a, format, args...) }
 func (c *compiler) warn(a at, format string, args ...any)   { tell(&c.warnings, a, format, args...) }
+
+// notYet is for what is read and checked, and not yet done.
+func (c *compiler) notYet(a at, what string) {
+	tell(&c.later, a, "%s is not supported by this version", what)
+}
 
 // where is a place as people write it.
 func (a *at) where() string { return fmt.Sprintf("%s:%d", a.file, a.line) }
