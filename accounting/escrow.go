@@ -41,7 +41,6 @@ type supply struct {
 	at       int64 // when it did last, in Unix nanoseconds
 	level    int64 // spent and held then
 	flow     int64 // what calls take a second, on average
-	active   int64 // when they last took something
 	given    int64 // returned, as the store last heard
 	limit    int64 // in force, as the store last said
 	replicas int   // replicas that have escrow, as the store last said
@@ -175,9 +174,9 @@ func (l *Ledger) due(a *account, w *window, now int64) (ask wish, due bool) {
 	defer a.mu.Unlock()
 	p := &w.supply
 	p.measure(w.spent+w.held, now)
-	inHand, idle := w.inHand(), time.Duration(now-p.active) > idleStock
+	inHand := w.inHand()
 	switch {
-	case p.over || idle && inHand > 0:
+	case p.over:
 		w.returned += max(0, inHand)
 	case inHand > p.lasts(idleStock):
 		w.returned += inHand - p.lasts(stock)
@@ -200,9 +199,6 @@ func (p *supply) measure(level, now int64) {
 		return
 	}
 	took := max(0, level-p.level)
-	if took > 0 || p.active == 0 {
-		p.active = now
-	}
 	// Rounded down: what no call takes any more ends at nothing.
 	p.flow = (3*p.flow + min(mulDiv(took, int64(time.Second), passed, down), maxAmount/4)) / 4
 	p.at, p.level = now, level

@@ -802,3 +802,20 @@ func TestManyLimits(t *testing.T) {
 		}
 	}
 }
+
+// TestHeldCountsForALowerAmount: what others hold on an account that a subject may
+// use less of than they counts for its call, though the account has more in hand.
+func TestHeldCountsForALowerAmount(t *testing.T) {
+	l := newLedger(t)
+	table := apply(t, l, accounting.Limit{
+		Name: "all", Resource: accounting.USD, Amount: cents(50), Window: accounting.Day,
+		Overrides: []accounting.Override{{For: accounting.Match{Key: []string{"dev"}}, Amount: cents(20)}},
+	})
+	var other, h accounting.Hold
+	mustAdmit(t, l, &other, table, subject("any", "t"), accounting.Need{USD: usd(15)}, noon)
+	if got := code(admit(l, &h, table, subject("dev", "t"), accounting.Need{USD: usd(10)}, noon)); got != accounting.BudgetBusy {
+		t.Errorf("10 of 20 cents, 15 of which another call holds = %v, want %v", got, accounting.BudgetBusy)
+	}
+	l.Release(&other, noon)
+	mustAdmit(t, l, &h, table, subject("dev", "t"), accounting.Need{USD: usd(10)}, noon)
+}

@@ -463,3 +463,23 @@ func TestAShareThatIsUsedUp(t *testing.T) {
 		closed(t, j)
 	})
 }
+
+// TestASettlementMayFindTheDiskFull: nothing that could be refused has found out
+// before it, and given it the ballast's room.
+func TestASettlementMayFindTheDiskFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, j := filled(t, Config{}, 2000)
+		for i := range 40 {
+			if err := try(j, record.Settle); err != nil {
+				t.Fatalf("Append of settlement %d = %v, want nil", i, err)
+			}
+		}
+		if hasBallast(d) {
+			t.Error("the ballast is still there: no settlement has needed its room")
+		}
+		closed(t, j)
+		if got := heads(t, d, simDir)[j.Writer()]; got != j.written {
+			t.Errorf("%d records, want %d", got, j.written)
+		}
+	})
+}

@@ -9,7 +9,7 @@ func list() []mutant {
 			file:   "accounting/account.go",
 			line:   "return need == 0 || w.inHand() >= need && need <= amount-w.used()-w.reserved()",
 			mutant: "return need == 0 || w.inHand() >= need && need <= amount-w.used()",
-			tests:  "TestLedgerEqualsNaive|TestHundredCallers|TestSharedAccount",
+			tests:  "TestHeldCountsForALowerAmount|TestLedgerEqualsNaive|TestHundredCallers",
 		},
 		{
 			breaks: "a budget is a bound: only what is in hand is taken",
@@ -49,9 +49,9 @@ func list() []mutant {
 		{
 			breaks: "an overdraft is the owner's word, and reaches the others",
 			file:   "accounting/account.go",
-			line:   "	w.granted = max(w.granted, w.spent+w.held)\n",
+			line:   "	w.granted = max(w.granted, w.returned+w.spent+w.held)\n",
 			mutant: "",
-			tests:  "TestOverdraft|TestLedgerEqualsNaive",
+			tests:  "TestOverdraft|TestLedgerEqualsNaive|TestFleet",
 		},
 		{
 			breaks: "a hold ends exactly once",
@@ -104,17 +104,46 @@ func list() []mutant {
 		},
 		{
 			breaks: "of two limits of one account the lowest enforced one bounds",
-			file:   "accounting/reserve.go",
-			line:   "lowest = min(lowest, e.terms.amount)",
-			mutant: "lowest = e.terms.amount",
+			file:   "accounting/escrow.go",
+			line:   "r.lowest = min(r.lowest, t.amount)",
+			mutant: "r.lowest = t.amount",
 			tests:  "TestLowestOfAnAccount",
 		},
 		{
 			breaks: "shadow refuses nobody and does not loosen what is enforced",
 			file:   "accounting/reserve.go",
-			line:   "		if e := h.at(i); e.member.Mode == Enforce {\n			lowest",
-			mutant: "		if e := h.at(i); e.member.Mode == Shadow {\n			lowest",
+			line:   "		if e := h.at(i); e.member.Mode == Enforce {\n			ask.of",
+			mutant: "		if e := h.at(i); e.member.Mode == Shadow {\n			ask.of",
 			tests:  "TestShadow|TestSharedAccount",
+		},
+		// A store that is shared.
+		{
+			breaks: "what was returned is not taken",
+			file:   "accounting/account.go",
+			line:   "return w.granted - w.returned - w.spent - w.held",
+			mutant: "return w.granted - w.spent - w.held",
+			tests:  "TestFleet",
+		},
+		{
+			breaks: "what is recalled is no longer in hand",
+			file:   "accounting/escrow.go",
+			line:   "	inHand := w.inHand()\n	w.returned += max(0, inHand)\n	a.mu.Unlock()",
+			mutant: "	inHand := w.inHand()\n	a.mu.Unlock()",
+			tests:  "TestFleet|TestRecall",
+		},
+		{
+			breaks: "what the store granted without being heard is not set aside for ever",
+			file:   "accounting/ledger.go",
+			line:   "			w.supply.unsure = true\n",
+			mutant: "",
+			tests:  "TestFleet",
+		},
+		{
+			breaks: "what lies idle goes back",
+			file:   "accounting/escrow.go",
+			line:   "		w.returned += inHand - p.lasts(stock)\n",
+			mutant: "",
+			tests:  "TestFleet",
 		},
 		{
 			breaks: "a call that no enforced budget covers is refused",
@@ -312,7 +341,7 @@ func list() []mutant {
 			file:   "accounting/journal/journal.go",
 			line:   "			_, err = f.WriteAt(b.frames, at) // the same bytes, in the same place\n",
 			mutant: "",
-			tests:  "TestOnAFullDisk",
+			tests:  "TestOnAFullDisk|TestASettlementMayFindTheDiskFull",
 		},
 		{
 			breaks: "a full disk refuses what would be promised",
