@@ -76,7 +76,9 @@ var (
 var found = []struct {
 	seed uint64
 	what string
-}{}
+}{
+	{4, "what only the sink had was counted again, since the writer that had counted it first was killed before its first record"},
+}
 
 // racingWorlds is of how many worlds one is a racing one.
 const racingWorlds = 8

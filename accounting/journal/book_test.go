@@ -147,6 +147,20 @@ func TestWhatOnlyTheSinkHasIsCountedOnce(t *testing.T) {
 			newest := s.live(cfg, 12)
 			s.lose(func(writer, _ string) bool { return writer == newest })
 		},
+		"the whole, and what comes first fails before its first record": func(s *shelf) {
+			s.lose(everything)
+			failing := false
+			s.d.Fail(func(op, path string) error {
+				if failing = failing || op == "write" && strings.HasSuffix(path, suffix); failing {
+					return disktest.ErrFault
+				}
+				return nil
+			})
+			if _, err := openOwned(s.t.Context(), s.config()); !errors.Is(err, disktest.ErrFault) {
+				s.t.Errorf("Open = %v, want %v", err, disktest.ErrFault)
+			}
+			s.d.Kill() // the fault, too
+		},
 		"the whole, and what comes first has no sink": func(s *shelf) {
 			s.lose(everything)
 			for range 2 {

@@ -86,8 +86,17 @@ func (j *Journal) restore(ctx context.Context) error {
 			h.head = gaps[n].head
 			gaps = slices.Delete(gaps, n, n+1)
 		}
+		for _, c := range h.covers {
+			if among(j.adopted, c.Writer) {
+				continue
+			}
+			j.partial = true
+			if h.head.Seq == 0 { // it has no start record that names whom it counts: ours does
+				j.covers = append(j.covers, c)
+			}
+		}
 		j.covers = append(j.covers, h.head)
-		j.partial = j.partial || h.partial || h.oldest > 1 || slices.ContainsFunc(h.covers, func(c record.Head) bool { return !among(j.adopted, c.Writer) })
+		j.partial = j.partial || h.partial || h.oldest > 1
 		h.state = nil // it can be large
 	}
 	for _, g := range gaps {

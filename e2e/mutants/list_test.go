@@ -407,6 +407,13 @@ func list() []mutant {
 			tests:  "TestWhatOnlyTheSinkHas",
 		},
 		{
+			breaks: "whom a writer without a record has counted is not forgotten",
+			file:   "accounting/journal/restore.go",
+			line:   "				j.covers = append(j.covers, c)\n",
+			mutant: "				_ = c\n",
+			tests:  "TestWhatOnlyTheSinkHas",
+		},
+		{
 			breaks: "a sink that does not go on from the journal proves nothing",
 			file:   "accounting/journal/book.go",
 			line:   "				c.sum, c.begun = have.Hash, true\n",
