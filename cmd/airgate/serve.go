@@ -125,9 +125,6 @@ func configError(path string, err error) error {
 // sameProviders refuses what a running Envoy with a static config cannot
 // follow.
 func sameProviders(old, next *config.Snapshot) error {
-	if err := next.Usable(); err != nil {
-		return err
-	}
 	if old.MaxBodyBytes != next.MaxBodyBytes {
 		return errors.New("maxBodyBytes changed: needs an Envoy restart with a new bootstrap, and one of airgate")
 	}
