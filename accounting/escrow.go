@@ -181,8 +181,7 @@ func (l *Ledger) due(a *account, w *window, now int64) (ask wish, due bool) {
 	case inHand > p.lasts(idleStock):
 		w.returned += inHand - p.lasts(stock)
 	case now < w.end && inHand < p.lasts(stock/2):
-		// Of the room there is, all replicas' next requests together take half.
-		ask.want = min(p.lasts(stock), inHand+max(0, p.limit-w.used()-w.reserved()-inHand)/int64(2*max(1, p.replicas)))
+		ask.want = min(p.lasts(stock), inHand+w.share())
 	}
 	ask.detail = time.Duration(now-p.detailed) > detailEvery
 	due = p.unsure || w.spent != w.reported || w.returned != p.given || p.borrowed > 0 || ask.want > inHand || ask.detail && w.known
@@ -225,17 +224,20 @@ func (l *Ledger) termsNow(a *account, now int64) syncTerms {
 	if t == nil {
 		return syncTerms{}
 	}
-	for _, layer := range t.layers() {
-		for _, g := range layer.groups {
-			if g.set == a.set {
-				a.mu.Lock()
-				s := a.subject
-				a.mu.Unlock()
-				return g.syncTerms(a, &s, t, now)
-			}
-		}
+	g := t.groupOf(a.set)
+	if g == nil {
+		return syncTerms{} // it is no longer configured: what was granted is still booked
 	}
-	return syncTerms{} // it is no longer configured: what was granted is still booked
+	a.mu.Lock()
+	s := a.subject
+	a.mu.Unlock()
+	return g.syncTerms(a, &s, t, now)
+}
+
+// share is this ledger's part of the room there is: of that, all replicas' next
+// requests together take half.
+func (w *window) share() int64 {
+	return max(0, w.supply.limit-w.used()-w.reserved()-w.inHand()) / int64(2*max(1, w.supply.replicas))
 }
 
 // refill is what a call lacks.
@@ -269,7 +271,7 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now 
 		}
 		ask := wish{need: r.need}
 		if l.shared {
-			ask.want = w.inHand() + min(p.lasts(stock), max(0, p.limit-w.used()-w.reserved()-w.inHand())/int64(2*max(1, p.replicas)))
+			ask.want = w.inHand() + min(p.lasts(stock), w.share())
 			ask.recall = true
 		}
 		a.mu.Unlock()
@@ -370,7 +372,7 @@ func (l *Ledger) reassert(a *account, w *window) error {
 
 // Close gives back everything that this ledger has in hand, and reports what it
 // has spent. No call may be open. What it cannot tell the store by the end of ctx
-// stays set aside until the next start, which reads it from the journal.
+// stays set aside.
 func (l *Ledger) Close(ctx context.Context) error {
 	if !l.shared {
 		return nil

@@ -68,7 +68,7 @@ func (l *Ledger) Extend(h *Hold, s *Subject, more money.NanoUSD, now time.Time) 
 // extend holds more on the account of e.
 func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Refusal {
 	a, w := e.account, e.window
-	g := t.budgetOf(a.set)
+	g := t.groupOf(a.set)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var lowest holdEntry // of those that are enforced

@@ -137,7 +137,7 @@ func (f *fleet) run() tallies {
 		f.lossy.Store(false)
 		f.until.Store(0)
 		time.Sleep(3 * time.Second) // what is idle comes back
-		f.settled("when nobody calls any more", true)
+		f.settled("when nobody calls any more")
 		stop()
 		running.Wait()
 		for _, m := range members {
@@ -145,20 +145,20 @@ func (f *fleet) run() tallies {
 				t.Errorf("Close: %v", err)
 			}
 		}
-		f.settled("after all have closed", true)
+		f.settled("after all have closed")
 		f.counts["store calls"] += int(f.calls.Load())
 	})
 	return f.counts
 }
 
 // settled compares the store with what calls have cost.
-func (f *fleet) settled(when string, all bool) {
+func (f *fleet) settled(when string) {
 	st, err := f.store.Sync(context.Background(), quota.Sync{
 		Key: quota.Key{Account: "usd|month@UTC", Window: time.Now().UTC().Format("2006-01")}, Replica: "reader", Seq: 1, Mode: quota.NoGrants,
 	})
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err != nil || f.held != 0 || st.Settled != f.spent || all && st.Escrowed != 0 {
+	if err != nil || f.held != 0 || st.Settled != f.spent || st.Escrowed != 0 {
 		f.problem("%s: the store has %d settled and %d escrowed, want %d and 0; held %d; %v", when, st.Settled, st.Escrowed, f.spent, f.held, err)
 	}
 }

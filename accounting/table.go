@@ -163,12 +163,14 @@ func (t *Table) layerOf(g *group) *layer {
 	}
 }
 
-// budgetOf returns the budgets that count on the accounts of set; nil = there are
+// groupOf returns the limits that count on the accounts of set; nil = there are
 // none any more.
-func (t *Table) budgetOf(set *accountSet) *group {
-	for _, g := range t.budgets.groups {
-		if g.set == set {
-			return g
+func (t *Table) groupOf(set *accountSet) *group {
+	for _, layer := range t.layers() {
+		for _, g := range layer.groups {
+			if g.set == set {
+				return g
+			}
 		}
 	}
 	return nil
