@@ -470,12 +470,8 @@ func (j *Journal) quarantine(err error) error {
 // copy writes what from has at and behind off to a new file, unless an
 // earlier start has done so.
 func (j *Journal) copy(from disk.File, off int64, name string) error {
-	size, err := from.Size()
+	b, err := disk.ReadFrom(from, off)
 	if err != nil {
-		return err
-	}
-	b := make([]byte, size-off)
-	if _, err := from.ReadAt(b, off); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	dir := filepath.Dir(name)

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -481,7 +480,7 @@ const hashKeyBytes = 32
 // calls it has the data directory for himself. A key that it has returned outlasts
 // a power loss: there is one pseudonym for each user.
 func loadHashKey(d disk.Disk, path string) ([]byte, error) {
-	key, err := readFile(d, path)
+	key, err := disk.Load(d, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		key = make([]byte, hashKeyBytes)
@@ -500,23 +499,6 @@ func loadHashKey(d disk.Disk, path string) ([]byte, error) {
 		return nil, fmt.Errorf("keep hash key: %w", err)
 	}
 	return key, nil
-}
-
-func readFile(d disk.Disk, path string) (b []byte, err error) {
-	f, err := d.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	size, err := f.Size()
-	if err != nil {
-		return nil, err
-	}
-	b = make([]byte, size)
-	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return b, nil
 }
 
 // replica names this airgate among others: the pod, or the host.

@@ -66,6 +66,29 @@ func Save(d Disk, name string, b []byte) error {
 	return d.SyncDir(filepath.Dir(name))
 }
 
+// Load reads a file whole.
+func Load(d Disk, name string) (b []byte, err error) {
+	f, err := d.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return ReadFrom(f, 0)
+}
+
+// ReadFrom reads what a file has at and behind off.
+func ReadFrom(f File, off int64) ([]byte, error) {
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, size-off)
+	if _, err := f.ReadAt(b, off); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return b, nil
+}
+
 // write makes a file whose bytes are durable; its name is not.
 func write(d Disk, name string, b []byte) (err error) {
 	f, err := d.Create(name)
