@@ -2,10 +2,10 @@
 // answers: what was promised, and in what order.
 //
 // What Append returned survives a kill -9; what Wait returned survives a power
-// loss. A record whose Append failed is not in the book. Intents, denials and
-// extensions are refused, with ErrUnavailable, while the disk is full or stuck; a
-// settlement is not: it is tried again with the room that was kept for it, or in a new
-// segment. A disk that lies, or fails twice, ends the journal: every later call
+// loss. A record whose Append failed is not in the book. Records are refused,
+// with ErrUnavailable, while the disk is full or stuck; a settlement is not: it
+// is tried again with the room that was kept for it, or in a new segment. A disk
+// that lies, or fails twice, ends the journal: every later call
 // returns ErrUnavailable, and a damaged segment is never cut to fit
 // (CorruptError).
 //
@@ -82,8 +82,8 @@ type Config struct {
 	// begins as the one before ends. A provider takes hundreds of milliseconds to
 	// begin its answer, and each sync costs CPU time.
 	SyncEvery time.Duration
-	// SyncWithin and UnsyncedBytes bound what waits for the disk: intents and
-	// denials are refused while a record has waited for longer, or more bytes
+	// SyncWithin and UnsyncedBytes bound what waits for the disk: all but
+	// settlements is refused while a record has waited for longer, or more bytes
 	// wait. 0 = 5 s, 64 MiB.
 	SyncWithin    time.Duration
 	UnsyncedBytes int
@@ -230,11 +230,10 @@ type batch struct {
 	err     error
 }
 
-// refusable reports whether a call can be refused, or go no further, for want of
-// this record. The others are about what has happened already.
-func refusable(t record.Type) bool {
-	return t == record.Intent || t == record.Deny || t == record.Extend
-}
+// refusable reports whether the record can wait, or what it is about be refused:
+// a call for want of its intent or of its extension, a change of the config for want of its audit.
+// The others are about what has happened already, and nobody will try again.
+func refusable(t record.Type) bool { return t != record.Settle && t != record.Start }
 
 // Append implements Writer.
 func (j *Journal) Append(r *record.Record) (Position, error) {

@@ -215,7 +215,31 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return processor.AuditOverrides(g.journal, g.balances, g.snapshot, time.Now())
+	return g.auditOverrides(ctx)
+}
+
+// auditOverrides writes into the book which overrides there are. It waits while
+// the disk has no room for that: they do not hold before, and no call would be
+// admitted.
+func (g *gateway) auditOverrides(ctx context.Context) error {
+	for waiting := false; ; waiting = true {
+		err := processor.AuditOverrides(g.journal, g.balances, g.snapshot, time.Now())
+		if !errors.Is(err, journal.ErrUnavailable) {
+			return err
+		}
+		if !waiting {
+			g.log.Error("overrides of budgets cannot be recorded yet: the start waits", slog.Any("error", err))
+		}
+		second, end := context.WithTimeout(ctx, time.Second)
+		failed := g.journal.Watch(second)
+		end()
+		if failed != nil {
+			return failed
+		}
+		if ctx.Err() != nil {
+			return errors.Join(ctx.Err(), err)
+		}
+	}
 }
 
 func (g *gateway) openLedger(ctx context.Context) error {
@@ -372,7 +396,7 @@ var errEnded = errors.New("ended before it was told to")
 func (g *gateway) ready(ctx context.Context) error {
 	switch g.phase.Load() {
 	case starting:
-		return errors.New("starting: reading the journal, or waiting for another airgate to leave the data directory")
+		return errors.New("starting: reading the journal, or waiting for another airgate to leave the data directory, or for room on its disk")
 	case stopping:
 		return errors.New("stopping: open answers may go on for a while")
 	}

@@ -1,10 +1,21 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"airgate/accounting"
+	"airgate/accounting/journal"
+	"airgate/accounting/journal/disk/disktest"
+	"airgate/accounting/record"
+	"airgate/policy/config"
 )
 
 // An override of a budget is in the book before it holds, once, whether it
@@ -49,4 +60,62 @@ func TestOverridesAreInTheBook(t *testing.T) {
 	write("")
 	wait(g, 2, "override_gone")
 	shut(t, g)
+}
+
+// A start on a full disk waits until the book can say which overrides there are,
+// unless it is stopped, or the journal fails for good.
+func TestOverridesWaitForRoom(t *testing.T) {
+	snapshot, err := config.LoadBytes("airgate.yaml", []byte(strings.Replace(testConfig, "match: {team: search}",
+		"each: team, overrides: [{for: {team: search}, usd: 700, until: 2200-12-01}]", 1)), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		then func(d *disktest.Disk, g *gateway, stop func())
+		want error
+		said bool // by the book
+	}{
+		"room is made":  {func(d *disktest.Disk, _ *gateway, _ func()) { d.Fail(nil) }, nil, true},
+		"it is stopped": {func(_ *disktest.Disk, _ *gateway, stop func()) { stop() }, context.Canceled, false},
+		"the journal fails": {func(d *disktest.Disk, g *gateway, _ func()) {
+			d.Fail(func(string, string) error { return disktest.ErrFault })
+			_, _ = g.journal.Append(&record.Record{Type: record.Settle})
+		}, disktest.ErrFault, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := disktest.New(1)
+				g := &gateway{balances: accounting.NewBalances(), snapshot: snapshot}
+				g.log = slog.New(slog.DiscardHandler)
+				var err error
+				if g.journal, err = journal.Open(t.Context(), journal.Config{Dir: "/data/journal", Replica: "one", State: g.balances, Disk: d}); err != nil {
+					t.Fatal(err)
+				}
+				d.Fail(func(op, _ string) error {
+					if op == "write" || op == "reserve" {
+						return syscall.ENOSPC
+					}
+					return nil
+				})
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				done := make(chan error, 1)
+				go func() { done <- g.auditOverrides(ctx) }()
+				time.Sleep(time.Minute)
+				select {
+				case err := <-done:
+					t.Errorf("auditOverrides on a full disk = %v, want it to wait", err)
+				default:
+				}
+				c.then(d, g, stop)
+				if err := <-done; !errors.Is(err, c.want) {
+					t.Errorf("auditOverrides = %v, want %v", err, c.want)
+				}
+				if left := g.balances.OverrideChanges(snapshot.Limits, time.Now()); (len(left) == 0) != c.said {
+					t.Errorf("%d changes are missing in the book, want that it has all: %t", len(left), c.said)
+				}
+				_ = g.journal.Close()
+			})
+		})
+	}
 }

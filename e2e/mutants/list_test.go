@@ -464,5 +464,12 @@ func list() []mutant {
 			mutant: "			_ = renaming\n",
 			tests:  "TestARotation",
 		},
+		{
+			breaks: "the room of settlements is theirs",
+			file:   "accounting/journal/journal.go",
+			line:   "return t != record.Settle && t != record.Start",
+			mutant: "return t == record.Intent || t == record.Deny",
+			tests:  "TestOnAFullDisk",
+		},
 	}
 }
