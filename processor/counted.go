@@ -2,16 +2,20 @@ package processor
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"airgate/accounting/record"
 )
 
-// maxStrangers bounds what one second of refused strangers takes; the rest of
-// that second is counted under the network "other".
+// maxStrangers bounds what refused strangers take while their counts cannot be
+// written, and in one second; the rest is counted under the network "other".
 const maxStrangers = 1024
 
 // strangers counts refusals of callers without a valid key by code, source
@@ -19,6 +23,7 @@ const maxStrangers = 1024
 type strangers struct {
 	mu   sync.Mutex
 	seen map[strangerKey]int64
+	rest map[Code]int64 // :: code → second under which its rest is in seen
 }
 
 type strangerKey struct {
@@ -27,14 +32,28 @@ type strangerKey struct {
 	network string
 }
 
+// restNetwork stands for all networks.
+const restNetwork = "other"
+
 func (s *strangers) add(code Code, source string, now time.Time) {
 	k := strangerKey{now.Unix(), code, network(source)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.seen[k]; !ok && len(s.seen) >= maxStrangers {
-		k.network = "other"
+		k.network = restNetwork
 	}
-	s.seen[k]++
+	s.countLocked(k, 1)
+}
+
+// countLocked keeps one rest for each code, from the second of its first.
+func (s *strangers) countLocked(k strangerKey, n int64) {
+	if k.network == restNetwork {
+		if second, ok := s.rest[k.code]; ok {
+			k.second = second
+		}
+		s.rest[k.code] = k.second
+	}
+	s.seen[k] += n
 }
 
 // network is the /24 of an IPv4 source, the /48 of an IPv6 one.
@@ -72,6 +91,9 @@ func (s *strangers) take(now time.Time) []counted {
 				back: func() { s.putBack(k, n) },
 			})
 			delete(s.seen, k)
+			if k.network == restNetwork {
+				delete(s.rest, k.code)
+			}
 		}
 	}
 	return due
@@ -80,7 +102,7 @@ func (s *strangers) take(now time.Time) []counted {
 func (s *strangers) putBack(k strangerKey, n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seen[k] += n
+	s.countLocked(k, n)
 }
 
 // ownDenials is how many refusals of one key for one reason have records of
@@ -195,8 +217,21 @@ func (p *Processor) Flush(now time.Time) error {
 			for _, c := range due[i:] {
 				c.back()
 			}
-			return err
+			return fmt.Errorf("refusals that are counted, and in no record: %s: %w", sums(due[i:]), err)
 		}
 	}
 	return nil
+}
+
+// sums says how many refusals of each code there are.
+func sums(all []counted) string {
+	n := map[string]int64{}
+	for i := range all {
+		n[all[i].record.Code] += all[i].record.Count
+	}
+	var words []string
+	for _, code := range slices.Sorted(maps.Keys(n)) {
+		words = append(words, strconv.FormatInt(n[code], 10)+" "+code)
+	}
+	return strings.Join(words, ", ")
 }

@@ -1,7 +1,10 @@
 package processor_test
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,5 +94,44 @@ func TestDenialsWaitForTheJournal(t *testing.T) {
 	}
 	if d := cmp.Diff(map[string]string{"endpoint_unknown": "1 of 64"}, tally(e.book.records)); d != "" {
 		t.Errorf("records (-want +got):\n%s", d)
+	}
+}
+
+// A flood of strangers while the journal fails, for hours and from everywhere,
+// takes bounded memory, and as few records: they count all.
+func TestStrangersWaitForTheJournal(t *testing.T) {
+	e := &env{t: t}
+	e.begin(lifeConfig)
+	e.book.fail = true
+	const seconds = 1500
+	for i := range seconds {
+		for _, key := range []string{"", "\nauthorization: Bearer ag-unknown"} {
+			s := e.proc.Begin(e.now)
+			s.Step(&processor.RequestHeaders{
+				Headers: e.headers(":method: POST\n:path: /v1/chat/completions" + key), Source: fmt.Sprintf("10.%d.%d.1:1", i/256, i%256), Now: e.now,
+			})
+			s.Close(e.now, true)
+			s.Finish(e.now, processor.Cause{})
+		}
+		e.now = e.now.Add(time.Second)
+		if i%100 != 99 {
+			continue
+		}
+		err := e.proc.Flush(e.now)
+		want := fmt.Sprintf("refusals that are counted, and in no record: %d key_missing, %d key_unknown: ", i+1, i+1)
+		if !errors.Is(err, errBook) || !strings.HasPrefix(err.Error(), want) {
+			t.Fatalf("Flush while the journal fails = %v, want %q", err, want)
+		}
+	}
+	e.book.fail = false
+	if err := e.proc.Flush(e.now); err != nil {
+		t.Fatal(err)
+	}
+	sum := map[string]int64{}
+	for _, r := range e.book.records {
+		sum[r.Code] += r.Count
+	}
+	if want := map[string]int64{"key_missing": seconds, "key_unknown": seconds}; !maps.Equal(sum, want) || len(e.book.records) != 1024+2 {
+		t.Errorf("%d records of %v, want %d of %v", len(e.book.records), sum, 1024+2, want)
 	}
 }

@@ -53,7 +53,7 @@ func New(cfg Config) (*Processor, error) {
 		return nil, errors.New("processor: BodyBytes must be positive")
 	}
 	p := &Processor{cfg: cfg, bodies: semaphore.NewWeighted(cfg.BodyBytes), metrics: newMetrics()}
-	p.strangers.seen = map[strangerKey]int64{}
+	p.strangers.seen, p.strangers.rest = map[strangerKey]int64{}, map[Code]int64{}
 	p.repeated.seen = map[repeatedKey]*repeats{}
 	if cfg.Registerer != nil {
 		for _, c := range p.metrics.all() {

@@ -146,6 +146,7 @@ func (l *life) run() {
 		if l.plan.well {
 			l.permits()
 		}
+		l.journal.Retire()
 		_ = l.proc.Flush(time.Now().Add(time.Hour))
 	}
 	if err := l.journal.Close(); err != nil && !l.failed.Load() && !l.dead.Load() {

@@ -210,11 +210,12 @@ type Journal struct {
 	thisSync chan struct{} // closed when it has ended; nil = nobody waits
 	nextSync chan struct{}
 
-	room   room
-	free   []*batch
-	scrap  []byte // checkpoints are built here
-	closed bool
-	err    error // for good
+	room    room
+	free    []*batch
+	scrap   []byte // checkpoints are built here
+	retired bool
+	closed  bool
+	err     error // for good
 }
 
 // batch is the records that go to disk with one write.
@@ -223,6 +224,7 @@ type batch struct {
 	frames  []byte
 	records []*record.Record // their appenders wait, so they stay as they are
 	must    bool             // one of them may not be refused
+	room    bool             // one of them may have the ballast's room
 	last    uint64           // seq
 	sum     record.Hash      // of the last
 	waiting int
@@ -287,6 +289,7 @@ func (j *Journal) addLocked(r *record.Record) (*batch, error) {
 	}
 	b.records = append(b.records, r)
 	b.must = b.must || !refusable(r.Type)
+	b.room = b.must || j.retired
 	j.filling = b
 	return b, nil
 }
@@ -298,7 +301,7 @@ func (j *Journal) overloadedLocked() error {
 		waiting += len(j.filling.frames)
 	}
 	switch {
-	case j.room.full != nil:
+	case j.room.full != nil && !j.retired:
 		return j.room.full
 	case !j.since.IsZero() && time.Since(j.since) > j.cfg.SyncWithin:
 		return errStuck
@@ -393,14 +396,14 @@ func (j *Journal) leadLocked() {
 	j.passOnLocked()
 }
 
-// write writes the batch. If the disk is full the ballast goes, and what may
-// not be refused is written with the room that it had.
+// write writes the batch. If the disk is full the ballast goes, and what may have
+// its room is written with that.
 func (j *Journal) write(b *batch, f *segment, at int64) error {
 	failpoint.Hit("journal.write")
 	_, err := f.WriteAt(b.frames, at)
 	if disk.Full(err) {
 		j.noRoom(err)
-		if b.must {
+		if b.room {
 			_, err = f.WriteAt(b.frames, at) // the same bytes, in the same place
 		}
 	}
@@ -533,6 +536,15 @@ func (j *Journal) Watch(ctx context.Context) error {
 		defer j.mu.Unlock()
 		return fmt.Errorf("%w: %w", ErrUnavailable, j.err)
 	}
+}
+
+// Retire says that the process ends, and no call is in flight any more: the room
+// that was kept for their settlements is for whatever else is to be said before
+// Close.
+func (j *Journal) Retire() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.retired = true
 }
 
 // Close waits for the appends that run, syncs, and gives the directories back.

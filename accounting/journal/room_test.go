@@ -101,6 +101,36 @@ func TestOnAFullDiskSettlementsFitAndCallsAreRefused(t *testing.T) {
 	})
 }
 
+// As the process ends there are no settlements to come: what is left to be said
+// has their room, until that is used up too, which is nobody's fault.
+func TestARetiredJournalGivesItsRoom(t *testing.T) {
+	for _, known := range []bool{true, false} { // that the disk is full
+		synctest.Test(t, func(t *testing.T) {
+			d, j := filled(t, Config{}, 0)
+			if known {
+				for range 2 {
+					if err := try(j, record.Deny); !errors.Is(err, ErrUnavailable) {
+						t.Errorf("Append(deny) on a full disk = %v, want %v", err, ErrUnavailable)
+					}
+				}
+			}
+			j.Retire()
+			said := 0
+			err := try(j, record.Deny)
+			for ; err == nil && said < 1000; said++ {
+				err = try(j, record.Deny)
+			}
+			if want := smallDisk / 16 / 1200; said < want/2 || !errors.Is(err, ErrUnavailable) || !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("%d records were said, then %v; want about %d, then %v", said, err, want, syscall.ENOSPC)
+			}
+			closed(t, j)
+			if got := heads(t, d, simDir)[j.Writer()]; got != uint64(1+said) {
+				t.Errorf("%d records, want %d", got, 1+said)
+			}
+		})
+	}
+}
+
 func TestADiskThatFillsUpIsToldBeforeItIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder

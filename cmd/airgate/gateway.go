@@ -465,7 +465,8 @@ func (g *gateway) close(ctx context.Context) error {
 	}
 	g.stop()
 	g.tasks.Wait()
-	if g.processor != nil {
+	if g.processor != nil { // then there is a journal
+		g.journal.Retire()
 		errs = append(errs, g.processor.Flush(time.Now().Add(time.Hour)))
 	}
 	if g.closeStore != nil {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -25,9 +26,11 @@ import (
 	"airgate/accounting/journal/disk"
 	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/money"
+	"airgate/accounting/quota/memory"
 	"airgate/accounting/record"
 	"airgate/accounting/sink/sqlite"
 	"airgate/policy/config"
+	"airgate/processor"
 )
 
 const testConfig = `apiVersion: airgate/v1
@@ -469,6 +472,69 @@ func TestCloseWaits(t *testing.T) {
 	if !ended {
 		t.Error("the task has not ended")
 	}
+}
+
+// told is a journal.State that keeps what the records are.
+type told struct{ records []record.Record }
+
+func (s *told) Apply(r *record.Record)             { s.records = append(s.records, *r) }
+func (*told) AppendCheckpoint(b []byte) []byte     { return b }
+func (*told) RestoreCheckpoint([]byte) (err error) { return nil }
+
+// A clean stop on a full disk keeps the counts of refusals: with no call in
+// flight, they may have the room of settlements.
+func TestAStopOnAFullDiskKeepsCounts(t *testing.T) {
+	snapshot, err := config.LoadBytes("airgate.yaml", []byte(testConfig), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		const dir = "/data/journal"
+		d := disktest.New(1)
+		d.Resize(1 << 20)
+		g := &gateway{stop: func() {}, failed: make(chan error)}
+		if g.journal, err = journal.Open(t.Context(), journal.Config{Dir: dir, Replica: "one", Disk: d}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second) // it makes its ballast
+		free, _, err := d.Space(dir)
+		if err := errors.Join(err, d.Reserve(t.Context(), "/other", free)); err != nil {
+			t.Fatal(err)
+		}
+		ledger, err := accounting.New(accounting.Config{Store: memory.New(), Replica: "one"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.processor, err = processor.New(processor.Config{
+			Snapshot: func() *config.Snapshot { return snapshot }, Ledger: ledger, Journal: g.journal,
+			HashKey: make([]byte, hashKeyBytes), BodyBytes: 1, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const strangers = 77
+		post := []processor.Header{{Name: ":method", Value: "POST"}, {Name: ":path", Value: "/v1/chat/completions"}}
+		for range strangers {
+			s := g.processor.Begin(time.Now())
+			s.Step(&processor.RequestHeaders{Headers: post, Source: "192.0.2.1:1", Now: time.Now()})
+			s.Close(time.Now(), true)
+			s.Finish(time.Now(), processor.Cause{})
+		}
+		time.Sleep(2 * time.Second)
+		if err := g.processor.Flush(time.Now()); !errors.Is(err, journal.ErrUnavailable) {
+			t.Errorf("Flush on a full disk = %v, want %v", err, journal.ErrUnavailable)
+		}
+		if err := g.close(t.Context()); err != nil {
+			t.Errorf("close = %v, want nil", err)
+		}
+		var book told
+		if err := journal.Replay(t.Context(), journal.Config{Dir: dir, Disk: d, State: &book}); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(book.records); n != 2 || book.records[1].Count != strangers {
+			t.Errorf("the book has %d records, the last is %+v; want a start, and one that counts %d", n, book.records[n-1], strangers)
+		}
+	})
 }
 
 func TestHashKeyIsKept(t *testing.T) {

@@ -346,7 +346,7 @@ func list() []mutant {
 		{
 			breaks: "a full disk refuses what would be promised",
 			file:   "accounting/journal/journal.go",
-			line:   "	case j.room.full != nil:\n		return j.room.full\n",
+			line:   "	case j.room.full != nil && !j.retired:\n		return j.room.full\n",
 			mutant: "",
 			tests:  "TestOnAFullDisk|TestADiskThatFills",
 		},
@@ -470,6 +470,13 @@ func list() []mutant {
 			line:   "return t != record.Settle && t != record.Start",
 			mutant: "return t == record.Intent || t == record.Deny",
 			tests:  "TestOnAFullDisk",
+		},
+		{
+			breaks: "a clean stop on a full disk loses no count of refusals",
+			file:   "cmd/airgate/gateway.go",
+			line:   "		g.journal.Retire()\n",
+			mutant: "",
+			tests:  "TestAStopOnAFullDisk",
 		},
 	}
 }
