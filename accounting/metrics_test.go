@@ -117,6 +117,67 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// TestShadowCountsOnce: a call that asks several times is one that a shadow limit
+// would have refused.
+func TestShadowCountsOnce(t *testing.T) {
+	now := mustTime(t, "2026-11-03T12:00:00Z")
+	for name, c := range map[string]struct {
+		tries []money.NanoUSD // by TryReserve
+		last  money.NanoUSD   // by Reserve; 0 = a try has succeeded
+		want  []string
+	}{
+		"the second try fits": {[]money.NanoUSD{9, 8, 2}, 0, nil},
+		"it is refused":       {[]money.NanoUSD{9, 8, 7}, 9, []string{"airgate_denials_total{limit=hard,mode=enforce,team=} 1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := New(Config{Store: memory.New(), Replica: "r.1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			table, err := Compile([]Limit{
+				{Name: "calls", Resource: Requests, Amount: 1, Per: time.Hour, Mode: Shadow},
+				{Name: "tokens", Resource: Tokens, Amount: 1, Per: time.Hour, Mode: Shadow},
+				{Name: "soft", Resource: USD, Amount: 1, Window: Day, Mode: Shadow},
+				{Name: "hard", Resource: USD, Amount: 5, Window: Month},
+			})
+			if err == nil {
+				err = l.Apply(table, now)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &Subject{KeyID: "k"}
+			var h Hold
+			if l.Enter(&h, table, s, now) != nil || l.Reserve(&h, table, s, Need{USD: 1, Tokens: 1}, now) != nil {
+				t.Fatal("the first call is refused")
+			}
+			l.Settle(&h, 1, 1, now)
+			if r := l.Enter(&h, table, s, now); r != nil {
+				t.Fatal(*r)
+			}
+			for i, n := range c.tries {
+				if r := l.TryReserve(&h, table, s, Need{USD: n, Tokens: 1}, now); (r == nil) != (c.last == 0 && i == len(c.tries)-1) {
+					t.Errorf("try %d of %v = %v", i, n, r)
+				}
+			}
+			if c.last > 0 && l.Reserve(&h, table, s, Need{USD: c.last, Tokens: 1}, now) == nil {
+				t.Error("the last try is not refused")
+			}
+			want := append([]string{
+				"airgate_denials_total{limit=calls,mode=shadow,team=} 1",
+				"airgate_denials_total{limit=soft,mode=shadow,team=} 1",
+				"airgate_denials_total{limit=tokens,mode=shadow,team=} 1",
+			}, c.want...)
+			slices.Sort(want)
+			scrape := prometheus.NewRegistry()
+			scrape.MustRegister(l.metrics.denials)
+			if d := cmp.Diff(want, gather(t, scrape)); d != "" {
+				t.Errorf("metrics (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
 // TestMetricsTop: of many accounts those used most are exported.
 func TestMetricsTop(t *testing.T) {
 	now := mustTime(t, "2026-11-03T12:00:00Z")

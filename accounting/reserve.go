@@ -21,6 +21,7 @@ func (l *Ledger) Enter(h *Hold, t *Table, s *Subject, now time.Time) *Refusal {
 	}
 	h.begin()
 	r := l.takeAll(h, t, &t.enter, s, Need{}, now.UnixNano())
+	l.countShadow(h, 0, s)
 	if r != nil {
 		l.refused(h, s, r, now.UnixNano())
 	}
@@ -31,7 +32,12 @@ func (l *Ledger) Enter(h *Hold, t *Table, s *Subject, now time.Time) *Refusal {
 // or none. It follows Enter, or opens h itself. On a refusal everything that h
 // has, Enter's too, is given back and h is ended.
 func (l *Ledger) Reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) *Refusal {
+	if !h.open {
+		h.begin()
+	}
+	first := h.n
 	r, counted := l.reserve(h, t, s, n, now)
+	l.countShadow(h, first, s)
 	if r != nil && !counted {
 		l.refused(h, s, r, now.UnixNano())
 	}
@@ -39,31 +45,30 @@ func (l *Ledger) Reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) *
 }
 
 // TryReserve is Reserve, but what a budget refuses leaves h open as it was, and
-// is not counted: the caller may ask again for less.
+// counts nothing: the caller asks again, for less, or with Reserve.
 func (l *Ledger) TryReserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) *Refusal {
 	if !h.open {
 		h.begin()
 	}
-	before := h.n
+	first := h.n
 	r, counted := l.reserve(h, t, s, n, now)
 	if r != nil && !counted {
-		l.giveBack(h, before, now.UnixNano())
+		l.giveBack(h, first, now.UnixNano())
 		h.reserved = false
+		return r
 	}
+	l.countShadow(h, first, s)
 	return r
 }
 
-// reserve is Reserve. A refusal by a budget is not yet counted, and h has what
-// it got until then.
+// reserve is Reserve on an open hold. A refusal by a budget is not yet counted,
+// and h has what it got until then; nor is what a shadow limit would refuse.
 func (l *Ledger) reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) (r *Refusal, counted bool) {
-	if h.reserved && h.open {
+	if h.reserved {
 		panic("accounting: Reserve twice on a Hold")
 	}
 	if n.USD < 0 || n.USD > maxAmount || n.Tokens < 0 || n.Tokens > maxAmount {
 		panic("accounting: Need is out of range")
-	}
-	if !h.open {
-		h.begin()
 	}
 	h.reserved, h.need = true, n
 	at := now.UnixNano()
@@ -92,6 +97,16 @@ func (l *Ledger) reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) (
 func (l *Ledger) refused(h *Hold, s *Subject, r *Refusal, now int64) {
 	l.metrics.denied(s, r.Limit.Name, Enforce)
 	l.end(h, Need{}, 0, now)
+}
+
+// countShadow counts what the shadow limits among the entries from first on would
+// have refused.
+func (l *Ledger) countShadow(h *Hold, first int, s *Subject) {
+	for i := first; i < h.n; i++ {
+		if e := h.at(i); e.over {
+			l.metrics.denied(s, e.member.Name, Shadow)
+		}
+	}
 }
 
 // takeAll takes n on every group of a layer that matches.
@@ -139,11 +154,6 @@ func (l *Ledger) take(h *Hold, t *Table, g *group, s *Subject, need, now int64) 
 			r, alive = takeRate(h.at(first), a, now)
 		}
 		if alive {
-			for i := first; i < h.n; i++ {
-				if e := h.at(i); e.over {
-					l.metrics.denied(s, e.member.Name, Shadow)
-				}
-			}
 			return r
 		}
 		h.truncate(first)
