@@ -56,6 +56,11 @@ func (s *strangers) countLocked(k strangerKey, n int64) {
 	s.seen[k] += n
 }
 
+// over reports whether a second, or minute, has passed at another. The time of who
+// asks may be older than that of a refusal that came before; what is further
+// ahead was counted before the clock was set back.
+func over(then, now int64) bool { return then < now || then > now+1 }
+
 // network is the /24 of an IPv4 source, the /48 of an IPv6 one.
 func network(source string) string {
 	ap, err := netip.ParseAddrPort(source)
@@ -81,7 +86,7 @@ func (s *strangers) take(now time.Time) []counted {
 	defer s.mu.Unlock()
 	var due []counted
 	for k, n := range s.seen {
-		if k.second != now.Unix() {
+		if over(k.second, now.Unix()) {
 			o := outcomeOf(k.code)
 			due = append(due, counted{
 				record: record.Record{
@@ -122,12 +127,40 @@ type repeatedKey struct {
 	code  Code
 }
 
-// repeats is one key's refusals for one reason in a minute, or longer while the
-// journal cannot be written.
+// repeats is one key's refusals for one reason.
 type repeats struct {
-	minute int64
-	own    int            // refusals that have a record of their own
-	rest   *record.Record // with the count of those that have none; nil = there are none
+	minute int64          // the newest in which there were some
+	own    int            // of that minute, those that have a record of their own
+	rest   *record.Record // with the count of that minute's that have none; nil = there are none
+	past   *record.Record // the same of earlier minutes, which are not in the book yet
+}
+
+// atLocked is the repeats of a minute: what was counted in an earlier one is past. A
+// refusal that comes a little late is one of the newest minute.
+func (r *repeated) atLocked(k repeatedKey, minute int64) *repeats {
+	have := r.seen[k]
+	if have == nil {
+		have = &repeats{minute: minute}
+		r.seen[k] = have
+	}
+	if minute > have.minute || minute < have.minute-1 {
+		*have = repeats{minute: minute, past: merged(have.past, have.rest)}
+	}
+	return have
+}
+
+// merged is one record for two counts, from the time of the first.
+func merged(a, b *record.Record) *record.Record {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	case b.Time.Before(a.Time):
+		a, b = b, a
+	}
+	a.Count += b.Count
+	return a
 }
 
 // own says whether a refusal shall have a record of its own. Only those that are
@@ -136,16 +169,7 @@ type repeats struct {
 func (r *repeated) own(keyID string, code Code, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k, minute := repeatedKey{keyID, code}, now.Unix()/60
-	have := r.seen[k]
-	switch {
-	case have == nil:
-		have = &repeats{minute: minute}
-		r.seen[k] = have
-	case have.minute != minute && have.rest == nil:
-		*have = repeats{minute: minute}
-	}
-	return have.own < ownDenials
+	return r.atLocked(repeatedKey{keyID, code}, now.Unix()/60).own < ownDenials
 }
 
 // recorded says that a refusal of own has its record.
@@ -161,12 +185,7 @@ func (r *repeated) recorded(keyID string, code Code, now time.Time) {
 func (r *repeated) add(rec *record.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := repeatedKey{rec.KeyID, Code(rec.Code)}
-	have := r.seen[k]
-	if have == nil {
-		have = &repeats{minute: rec.Time.Unix() / 60}
-		r.seen[k] = have
-	}
+	have := r.atLocked(repeatedKey{rec.KeyID, Code(rec.Code)}, rec.Time.Unix()/60)
 	if have.rest == nil {
 		have.rest = &record.Record{
 			Type: record.Deny, Time: time.Unix(have.minute*60, 0).UTC(), KeyID: rec.KeyID, KeyName: rec.KeyName, Team: rec.Team, TeamPath: rec.TeamPath,
@@ -174,7 +193,7 @@ func (r *repeated) add(rec *record.Record) {
 			Status: rec.Status, ConfigHash: rec.ConfigHash,
 		}
 	}
-	have.rest.Count += max(rec.Count, 1)
+	have.rest.Count++
 }
 
 // take returns what was counted before the minute of now, and forgets it.
@@ -183,15 +202,30 @@ func (r *repeated) take(now time.Time) []counted {
 	defer r.mu.Unlock()
 	var due []counted
 	for k, have := range r.seen {
-		if have.minute == now.Unix()/60 {
-			continue
+		all := []*record.Record{have.past}
+		have.past = nil
+		if over(have.minute, now.Unix()/60) {
+			all = append(all, have.rest)
+			delete(r.seen, k)
 		}
-		if rest := have.rest; rest != nil {
-			due = append(due, counted{*rest, func() { r.add(rest) }})
+		for _, rec := range all {
+			if rec != nil {
+				due = append(due, counted{*rec, func() { r.putBack(k, rec) }})
+			}
 		}
-		delete(r.seen, k)
 	}
 	return due
+}
+
+func (r *repeated) putBack(k repeatedKey, rec *record.Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	have := r.seen[k]
+	if have == nil {
+		have = &repeats{minute: rec.Time.Unix() / 60}
+		r.seen[k] = have
+	}
+	have.past = merged(have.past, rec)
 }
 
 // counted is one record that stands for several refusals. back takes it back

@@ -75,7 +75,8 @@ func TestDenialsOfAKeyAreCapped(t *testing.T) {
 	}
 }
 
-// Denials that the journal cannot take are counted until it can.
+// Denials that the journal cannot take are counted until it can: those of past
+// minutes in one record.
 func TestDenialsWaitForTheJournal(t *testing.T) {
 	e := &env{t: t}
 	e.begin(lifeConfig)
@@ -92,8 +93,95 @@ func TestDenialsWaitForTheJournal(t *testing.T) {
 	if err := e.proc.Flush(e.now.Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(map[string]string{"endpoint_unknown": "1 of 64"}, tally(e.book.records)); d != "" {
+	if d := cmp.Diff(map[string]string{"endpoint_unknown": "2 of 64"}, tally(e.book.records)); d != "" {
 		t.Errorf("records (-want +got):\n%s", d)
+	}
+}
+
+// However Flush and refusals meet where one minute ends and the next begins, each
+// minute has ten records and one count.
+func TestAMinuteIsCountedOnce(t *testing.T) {
+	minute := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	type step struct {
+		at     time.Duration // in the first minute, of the refusals, and of Flush
+		refuse int
+		flush  bool
+	}
+	for name, c := range map[string]struct {
+		steps []step
+		want  map[int]int64 // :: minute → refusals in the record that counts
+	}{
+		"flushed each second": {[]step{
+			{59 * time.Second, 30, true}, {60 * time.Second, 0, true}, {61 * time.Second, 25, true}, {90 * time.Second, 25, true},
+		}, map[int]int64{0: 20, 1: 40}},
+		"a refusal before the flush": {[]step{
+			{59 * time.Second, 30, true}, {60 * time.Second, 25, true}, {90 * time.Second, 25, true},
+		}, map[int]int64{0: 20, 1: 40}},
+		"a flush that is late": {[]step{
+			{60 * time.Second, 30, false}, {59999 * time.Millisecond, 0, true}, {61 * time.Second, 25, true},
+		}, map[int]int64{1: 45}},
+		"a refusal that is late": {[]step{
+			{60 * time.Second, 30, false}, {59999 * time.Millisecond, 5, false}, {61 * time.Second, 25, true},
+		}, map[int]int64{1: 50}},
+		"a minute without": {[]step{
+			{5 * time.Second, 30, false}, {125 * time.Second, 30, false},
+		}, map[int]int64{0: 20, 2: 20}},
+		"a clock that is set back": {[]step{
+			{300 * time.Second, 30, true}, {65 * time.Second, 30, true}, {66 * time.Second, 5, true},
+		}, map[int]int64{5: 20, 1: 25}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := &env{t: t}
+			e.begin(lifeConfig)
+			for _, s := range append(c.steps, step{at: time.Hour, flush: true}) {
+				e.now = minute.Add(s.at)
+				e.refused("/v1/nothing", s.refuse)
+				if s.flush {
+					if err := e.proc.Flush(e.now); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			got, own := map[int]int64{}, 0
+			for _, r := range e.book.records {
+				if r.Count == 0 {
+					own++
+					continue
+				}
+				n := int(r.Time.Sub(minute) / time.Minute)
+				if _, twice := got[n]; twice {
+					t.Errorf("minute %d is counted twice: %+v", n, r)
+				}
+				got[n] += r.Count
+			}
+			if !maps.Equal(got, c.want) || own != 10*len(c.want) {
+				t.Errorf("%d records of their own, and counts by minute %v; want %d and %v", own, got, 10*len(c.want), c.want)
+			}
+		})
+	}
+}
+
+// The same of a second of strangers.
+func TestASecondIsCountedOnce(t *testing.T) {
+	e := &env{t: t}
+	e.begin(lifeConfig)
+	stranger := func() {
+		s := e.proc.Begin(e.now)
+		s.Step(&processor.RequestHeaders{Headers: e.headers(":method: POST\n:path: /v1/chat/completions"), Source: "192.0.2.1:1", Now: e.now})
+		s.Close(e.now, true)
+		s.Finish(e.now, processor.Cause{})
+	}
+	stranger()
+	late := e.now.Add(-time.Millisecond)
+	if err := e.proc.Flush(late); err != nil {
+		t.Fatal(err)
+	}
+	stranger()
+	if err := e.proc.Flush(e.now.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(e.book.records); n != 1 || e.book.records[0].Count != 2 {
+		t.Errorf("%d records: %+v; want one that counts 2", n, e.book.records)
 	}
 }
 

@@ -5,9 +5,8 @@
 // loss. A record whose Append failed is not in the book. Records are refused,
 // with ErrUnavailable, while the disk is full or stuck; a settlement is not: it
 // is tried again with the room that was kept for it, or in a new segment. A disk
-// that lies, or fails twice, ends the journal: every later call
-// returns ErrUnavailable, and a damaged segment is never cut to fit
-// (CorruptError).
+// that lies, or fails twice, ends the journal: every later call returns
+// ErrUnavailable, and a damaged segment is never cut to fit (CorruptError).
 //
 // Each process is a writer of its own, named replica.incarnation, with a
 // directory of its own, locked as long as it lives; its records are numbered
@@ -233,8 +232,9 @@ type batch struct {
 }
 
 // refusable reports whether the record can wait, or what it is about be refused:
-// a call for want of its intent or of its extension, a change of the config for want of its audit.
-// The others are about what has happened already, and nobody will try again.
+// a call for want of its intent or of an extension, a change of the config for
+// want of its audit. The others are about what has happened already, and nobody
+// will try again.
 func refusable(t record.Type) bool { return t != record.Settle && t != record.Start }
 
 // Append implements Writer.
