@@ -268,14 +268,17 @@ func TestClampOutput(t *testing.T) {
 			if c.cap > 0 {
 				want = fmt.Sprint(c.cap)
 			}
-			if sent.Cap != c.cap || announced != want {
-				t.Errorf("cap %d sent, %q announced; want %d", sent.Cap, announced, c.cap)
+			if sent.Cap != c.cap || announced != want || r.Cap != c.cap {
+				t.Errorf("cap %d sent, %q announced, %d in the intent; want %d", sent.Cap, announced, r.Cap, c.cap)
 			}
 			if c.cap > 0 && r.Limits[len(r.Limits)-1].Needed != int64(r.Reserved) {
 				t.Errorf("reserved %s, limits %+v", r.Reserved, r.Limits)
 			}
 			s.Close(e.now, true)
 			s.Finish(e.now, processor.Cause{})
+			if r := e.last(); r.Type != record.Settle || r.Cap != c.cap {
+				t.Errorf("%v with cap %d, want a settlement with %d", r.Type, r.Cap, c.cap)
+			}
 			if c.past == nil {
 				e.holdsNothing(t)
 			}

@@ -176,7 +176,7 @@ func (s *Stream) appendIntent(now time.Time) error {
 	rec.Type = record.Intent
 	rec.Time = now
 	rec.Decision = "allow"
-	rec.Reserved = s.reserved
+	rec.Cap, rec.Reserved = s.cap, s.reserved
 	rec.Limits = s.hold.AppendLimits(nil)
 	rec.WouldDeny = s.wouldDeny()
 	failpoint.Hit("processor.intent")
@@ -225,6 +225,7 @@ func (s *Stream) appendSettlement(now time.Time) {
 		rec.TTFT = s.firstByte.Sub(s.began)
 	}
 	if s.intent != 0 {
+		rec.Cap = s.cap
 		rec.HasCost, rec.Cost = s.terms.Price != nil || s.free(), s.cost
 		rec.HasTokens, rec.Tokens = s.hasUsage, s.tokens
 		rec.UsageSource = s.source

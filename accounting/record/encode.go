@@ -79,6 +79,8 @@ func (f *Field) appendJSON(dst []byte, r *Record) ([]byte, bool) {
 		return strconv.AppendInt(dst, int64(*p), 10), *p != 0
 	case *int64:
 		return strconv.AppendInt(dst, *p, 10), *p != 0
+	case *money.Tokens:
+		return strconv.AppendInt(dst, int64(*p), 10), *p != 0
 	case *time.Duration:
 		ms := milliseconds(*p)
 		return strconv.AppendInt(dst, ms, 10), ms != 0

@@ -83,6 +83,7 @@ var fields = [...]Field{
 	{"would_deny", Structured, func(r *Record) any { return &r.WouldDeny }},
 	{"limits", Structured, func(r *Record) any { return &r.Limits }},
 	{"config_hash", Text, func(r *Record) any { return &r.ConfigHash }},
+	{"cap", Integer, func(r *Record) any { return &r.Cap }},
 	{"reserved_usd", Money, func(r *Record) any { return &r.Reserved }},
 	{"cost_usd", Money, func(r *Record) any { return (*costOf)(r) }},
 	{"tokens", Structured, func(r *Record) any { return (*tokensOf)(r) }},
@@ -140,6 +141,10 @@ func (f *Field) Value(r *Record) any {
 	case *int64:
 		if *p != 0 {
 			return *p
+		}
+	case *money.Tokens:
+		if *p != 0 {
+			return int64(*p)
 		}
 	case *time.Duration:
 		if ms := milliseconds(*p); ms != 0 {
@@ -208,6 +213,8 @@ func (f *Field) setInt(r *Record, n int64) bool {
 		*p = int(n)
 	case *int64:
 		*p = n
+	case *money.Tokens:
+		*p = money.Tokens(n)
 	case *time.Duration:
 		*p = time.Duration(n) * time.Millisecond
 		return n >= 0 && n <= maxMilliseconds

@@ -143,6 +143,7 @@ type Record struct {
 	Limits     []Limit
 	ConfigHash string
 
+	Cap         money.Tokens // of output, per choice, that airgate set or lowered; 0 = it did neither
 	Reserved    money.NanoUSD
 	Cost        money.NanoUSD // of an Adjust: the difference, with its sign; so are Tokens
 	HasCost     bool          // false = not priced or not yet known, true with Cost 0 = free

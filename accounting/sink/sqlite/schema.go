@@ -69,8 +69,7 @@ CREATE INDEX %[1]s_denied ON %[1]s (time) WHERE type = 'deny';
 CREATE INDEX %[1]s_audit ON %[1]s (time) WHERE type IN ('admin', 'start', 'adjust');
 `, table.name, table.must, table.more)
 	}
-	columns := fields()
-	fmt.Fprintf(&b, "CREATE VIEW records AS SELECT %[1]s FROM book UNION ALL SELECT %[1]s FROM parked;\n", columns)
+	b.WriteString(view() + ";\n")
 	b.WriteString(`CREATE TABLE heads (writer TEXT NOT NULL PRIMARY KEY, seq INTEGER NOT NULL, hash TEXT NOT NULL) STRICT, WITHOUT ROWID;
 `)
 	names := strings.Join(splitColumns[:], ", ")
@@ -89,7 +88,14 @@ CREATE INDEX %[1]s_audit ON %[1]s (time) WHERE type IN ('admin', 'start', 'adjus
 	return b.String()
 }
 
-// prepare makes the schema, or checks that it is the one we know.
+// view makes the view records.
+func view() string {
+	return fmt.Sprintf("CREATE VIEW records AS SELECT %[1]s FROM book UNION ALL SELECT %[1]s FROM parked", fields())
+}
+
+// prepare makes the schema, or checks that it is the one we know. The view is
+// made anew if an airgate made it that knew fewer fields: the records have what
+// they have.
 func prepare(ctx context.Context, db *sql.DB) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
@@ -103,6 +109,15 @@ func prepare(ctx context.Context, db *sql.DB) error {
 	if have == 0 {
 		if _, err := tx.ExecContext(ctx, schema()); err != nil {
 			return fmt.Errorf("create the schema: %w", err)
+		}
+	}
+	var made string
+	if err := tx.QueryRowContext(ctx, "SELECT coalesce(max(sql), '') FROM sqlite_schema WHERE type = 'view' AND name = 'records'").Scan(&made); err != nil {
+		return fmt.Errorf("read the schema: %w", err)
+	}
+	if made != view() {
+		if _, err := tx.ExecContext(ctx, "DROP VIEW IF EXISTS records; "+view()); err != nil {
+			return fmt.Errorf("create view records: %w", err)
 		}
 	}
 	return tx.Commit()

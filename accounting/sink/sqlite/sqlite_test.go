@@ -691,6 +691,41 @@ func TestReadersDoNotDisturbTheWriter(t *testing.T) {
 	}
 }
 
+// A database of an airgate that knew fewer fields has the others in its view once
+// it is opened, and what it has stays.
+func TestTheViewHasEveryField(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.db")
+	s := open(t, path)
+	write(t, s, sinktest.Book("a.1", 3))
+	err := s.Exec(t.Context(), "DROP VIEW records")
+	if err == nil {
+		err = s.Exec(t.Context(), "CREATE VIEW records AS SELECT type, seq, writer, record FROM book UNION ALL SELECT type, seq, writer, record FROM parked")
+	}
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	defer s.Close()
+	db, err := sql.Open("sqlite", "file:"+path+"?mode=ro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var names []string
+	for f := range record.Fields() {
+		names = append(names, f.Name)
+	}
+	var caps int
+	query := "SELECT count(cap), count(" + strings.Join(names, "), count(") + ") FROM records"
+	into := []any{&caps}
+	for range names {
+		into = append(into, new(int))
+	}
+	if err := db.QueryRowContext(t.Context(), query).Scan(into...); err != nil || caps != 2 {
+		t.Errorf("%s = %d caps, %v; want those of an intent and a settlement", query, caps, err)
+	}
+}
+
 // The start records of all writers, and no other record that operators look for.
 func TestStarts(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
