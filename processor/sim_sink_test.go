@@ -19,7 +19,8 @@ import (
 type simSink struct {
 	name       string
 	rng        *rand.Rand
-	sound      bool      // never fails
+	sound      bool // never fails
+	lost       func(format string, args ...any)
 	down, back time.Time // it is down until the one, and answers at the other
 
 	mu    sync.Mutex
@@ -115,6 +116,17 @@ func (s *simSink) head(writer string) record.Head {
 
 // Parked implements sink.Sink.
 func (s *simSink) Parked() int64 { return 0 }
+
+// Gaps implements sink.Sink. It has never lost anything: what the journal has
+// deleted is here.
+func (s *simSink) Gaps(_ context.Context, heads []record.Head) ([]sink.Gap, error) {
+	for _, h := range heads {
+		if n := uint64(len(s.records(h.Writer))); h.Seq > n {
+			s.lost("the journal has deleted record %d of %s, and %s ends at %d", h.Seq, h.Writer, s.name, n)
+		}
+	}
+	return nil, nil
+}
 
 // Close implements sink.Sink.
 func (s *simSink) Close() error { return nil }

@@ -214,6 +214,8 @@ func newWorld(t *testing.T, seed uint64, log *slog.Logger) *world {
 		counts: counts{}, calls: map[string]*simCall{}, truth: map[string]money.NanoUSD{}, promises: map[string]*promise{},
 		until: map[string]time.Time{},
 	}
+	w.mirror.lost = func(format string, args ...any) { w.problem(3, format, args...) }
+	w.sink.lost = w.mirror.lost
 	w.makeRoom()
 	w.segment = 8192 << w.rng.IntN(5)
 	if w.rng.IntN(4) == 0 {

@@ -27,6 +27,7 @@ type metrics struct {
 	free       *prometheus.Desc
 	level      *prometheus.Desc
 	parked     *prometheus.Desc
+	missing    *prometheus.Desc
 
 	mu    sync.Mutex
 	size  int64
@@ -37,9 +38,10 @@ type metrics struct {
 type progress struct {
 	parked func() int64 // the sink's
 
-	mu    sync.Mutex
-	since time.Time         // of the oldest record that it lacks; zero = it has all
-	has   map[string]uint64 // :: writer → the last record that it has
+	mu      sync.Mutex
+	since   time.Time         // of the oldest record that it lacks; zero = it has all
+	has     map[string]uint64 // :: writer → the last record that it has
+	missing float64           // records that it lacks for good
 }
 
 func (p *progress) behind(since time.Time) {
@@ -55,6 +57,21 @@ func (p *progress) acknowledge(writer string, seq uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.has[writer] = seq
+}
+
+// miss notes how many records it lacks for good, and reports whether that is news.
+func (p *progress) miss(records float64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	news := p.missing != records
+	p.missing = records
+	return news
+}
+
+func (p *progress) lacks() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.missing
 }
 
 func (p *progress) acknowledged(h record.Head) bool {
@@ -82,6 +99,7 @@ func newMetrics(j *Journal, registerer prometheus.Registerer) (*metrics, error) 
 		free:      prometheus.NewDesc("airgate_journal_free_bytes", "Bytes that are left on the journal's disk.", nil, nil),
 		level:     prometheus.NewDesc("airgate_journal_disk_level", "0 = the disk has room, 1 = it is filling up, 2 = it is full: calls are refused.", nil, nil),
 		parked:    prometheus.NewDesc("airgate_sink_parked_records", "Records that the sink refuses for good and keeps aside, with the reason.", []string{"sink"}, nil),
+		missing:   prometheus.NewDesc("airgate_sink_missing_records", "Records that neither the sink nor the journal has: the sink's database was lost, or is another one.", []string{"sink"}, nil),
 	}
 	m.size = j.end
 	for i := range j.adopted {
@@ -159,7 +177,7 @@ func (m *metrics) shipped(h record.Head) bool {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.unsynced, m.unshipped, m.bytes, m.lagging, m.free, m.level, m.parked} {
+	for _, d := range []*prometheus.Desc{m.unsynced, m.unshipped, m.bytes, m.lagging, m.free, m.level, m.parked, m.missing} {
 		ch <- d
 	}
 }
@@ -179,6 +197,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		oldest = max(oldest, age)
 		ch <- prometheus.MustNewConstMetric(m.lagging, prometheus.GaugeValue, age.Seconds(), name)
 		ch <- prometheus.MustNewConstMetric(m.parked, prometheus.GaugeValue, float64(p.parked()), name)
+		ch <- prometheus.MustNewConstMetric(m.missing, prometheus.GaugeValue, p.lacks(), name)
 	}
 	ch <- prometheus.MustNewConstMetric(m.unsynced, prometheus.GaugeValue, float64(unsynced))
 	ch <- prometheus.MustNewConstMetric(m.unshipped, prometheus.GaugeValue, oldest.Seconds())

@@ -1,12 +1,15 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"airgate/accounting/record"
@@ -51,6 +54,9 @@ func (e *DivergedError) Error() string {
 func (j *Journal) Ship(ctx context.Context, name string, s sink.Sink) error {
 	sh := &shipper{j: j, sink: s, name: name, progress: j.metrics.sink(name, s), log: j.log.With(slog.String("sink", name))}
 	sh.progress.behind(j.opened)
+	if err := sh.tellGaps(ctx); err != nil {
+		return fmt.Errorf("ship: %w", err)
+	}
 	for i := range j.adopted {
 		h := &j.adopted[i]
 		err := sh.writer(ctx, h.dir, h.head.Writer, h.oldest, func(_ context.Context, next uint64) (record.Head, error) {
@@ -64,6 +70,11 @@ func (j *Journal) Ship(ctx context.Context, name string, s sink.Sink) error {
 			return fmt.Errorf("ship: %w", ctx.Err())
 		case err != nil:
 			sh.log.Error("an earlier writer's records cannot be shipped", slog.String("writer", h.head.Writer), slog.Any("error", err))
+		}
+	}
+	if len(j.adopted) > 0 { // their start records may name writers that nothing else did
+		if err := sh.tellGaps(ctx); err != nil {
+			return fmt.Errorf("ship: %w", err)
 		}
 	}
 	if err := sh.writer(ctx, j.dir, j.writer, j.oldest(), j.shippable); err != nil {
@@ -117,6 +128,74 @@ type shipper struct {
 	log      *slog.Logger
 }
 
+// tellGaps says which records the sink lacks that are not here either: it has
+// lost what it had acknowledged, or is another one than had. They stay in its
+// metric, also after a restart, since the sink itself shows that it lacks them.
+func (s *shipper) tellGaps(ctx context.Context) error {
+	var gaps []sink.Gap
+	if err := s.try(ctx, func() (err error) {
+		gaps, err = s.gaps(ctx)
+		return err
+	}); err != nil {
+		return err
+	}
+	records := 0.0 // a damaged sink may name any number
+	var words []string
+	for _, g := range gaps {
+		records += float64(g.Last-g.First) + 1
+		words = append(words, fmt.Sprintf("%s of %s", span(g.First, g.Last), g.Writer))
+	}
+	if !s.progress.miss(records) || records == 0 {
+		return nil
+	}
+	if more := len(words) - toldGaps; more > 0 {
+		words = append(words[:toldGaps], fmt.Sprintf("those of %d more writers", more))
+	}
+	s.log.Error("the sink lacks records that are no longer in the journal: its database was lost, or is another one. Reports and audits go without them. "+
+		"Stop airgate and restore the database from its newest backup; airgate audit verify says what is missing then. Budgets are not touched: they come from the journal",
+		slog.Float64("records", records), slog.String("missing", strings.Join(words, "; ")))
+	return nil
+}
+
+// toldGaps is how many gaps one line tells.
+const toldGaps = 8
+
+// gaps are the records that neither the sink nor the journal has, the oldest
+// writer first.
+func (s *shipper) gaps(ctx context.Context) ([]sink.Gap, error) {
+	gaps, err := s.sink.Gaps(ctx, s.j.deleted())
+	if err != nil {
+		return nil, err
+	}
+	for i := range s.j.adopted { // what is here will be there
+		h := &s.j.adopted[i]
+		for n := range gaps {
+			if gaps[n].Writer == h.head.Writer {
+				gaps[n].Last = min(gaps[n].Last, h.oldest-1)
+			}
+		}
+	}
+	gaps = slices.DeleteFunc(gaps, func(g sink.Gap) bool { return g.First > g.Last })
+	slices.SortFunc(gaps, func(a, b sink.Gap) int { return cmp.Or(byAge(a.Writer, b.Writer), cmp.Compare(a.First, b.First)) })
+	return gaps, nil
+}
+
+// deleted are the last records of earlier writers that are no longer here, as far
+// as what is here names them.
+func (j *Journal) deleted() []record.Head {
+	var all []record.Head
+	for i := range j.adopted {
+		h := &j.adopted[i]
+		all = append(all, record.Head{Writer: h.head.Writer, Seq: h.oldest - 1})
+		for _, c := range h.covers {
+			if !among(j.adopted, c.Writer) {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
 // writer ships one writer's records, of which the oldest that is there is
 // given. until tells how far it may go.
 func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64, until func(context.Context, uint64) (record.Head, error)) (err error) {
@@ -127,11 +206,7 @@ func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64,
 	}); err != nil {
 		return err
 	}
-	switch {
-	case head.Seq == 0 && oldest > 1:
-		s.log.Warn("the sink begins in the middle: the records before were deleted, since the sinks there were had them",
-			slog.String("writer", writer), slog.Uint64("from", oldest))
-	case head.Seq > 0 && head.Seq+1 < oldest:
+	if head.Seq > 0 && head.Seq+1 < oldest {
 		return &DivergedError{Sink: s.name, Head: head, Oldest: oldest}
 	}
 	// Reading begins at the sink's last record, to see that it is the same.

@@ -49,8 +49,8 @@ func (m *memory) Write(_ context.Context, batch []record.Record) error {
 	}
 	for _, r := range batch {
 		switch book := m.books[r.Writer]; {
-		case r.Seq <= uint64(len(book)):
-		case r.Seq == uint64(len(book))+1:
+		case len(book) > 0 && r.Seq <= book[len(book)-1].Seq:
+		case len(book) == 0 || r.Seq == book[len(book)-1].Seq+1:
 			m.books[r.Writer] = append(book, r)
 			if r.Seq == m.refuse {
 				m.parked++
@@ -79,6 +79,39 @@ func (m *memory) Parked() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.parked
+}
+
+// Gaps implements sink.Sink.
+func (m *memory) Gaps(_ context.Context, heads []record.Head) (all []sink.Gap, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.off {
+		return nil, disktest.ErrFault
+	}
+	named := map[string]uint64{}
+	for _, h := range heads {
+		named[h.Writer] = max(named[h.Writer], h.Seq)
+	}
+	for writer, book := range m.books {
+		if book[0].Seq > 1 {
+			all = append(all, sink.Gap{Writer: writer, First: 1, Last: book[0].Seq - 1})
+		}
+		for _, r := range book {
+			for _, h := range r.Heads {
+				named[h.Writer] = max(named[h.Writer], h.Seq)
+			}
+		}
+	}
+	for writer, seq := range named {
+		last := uint64(0)
+		if book := m.books[writer]; len(book) > 0 {
+			last = book[len(book)-1].Seq
+		}
+		if seq > last {
+			all = append(all, sink.Gap{Writer: writer, First: last + 1, Last: seq})
+		}
+	}
+	return all, nil
 }
 
 func (m *memory) Close() error { return nil }

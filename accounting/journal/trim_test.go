@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -21,6 +22,7 @@ import (
 
 	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/record"
+	"airgate/accounting/record/recordtest"
 	"airgate/accounting/sink"
 )
 
@@ -435,6 +437,124 @@ func TestShippingSaysWhatASinkHasLost(t *testing.T) {
 		m.mu.Unlock()
 		closed(t, j)
 		wait()
+	})
+}
+
+// A sink that was lost, and with it the records that only it had, is told as it
+// is met, and after every restart, until it is restored.
+func TestALostSinkIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := disktest.New(1)
+		first := newMemory()
+		var said strings.Builder
+		segment, tail := int64(2000), 1
+		// life runs one writer with its sink, until what it can delete is deleted.
+		life := func(m *memory) (writer string, missing float64) {
+			said.Reset()
+			registry := prometheus.NewRegistry()
+			j := owned(t, Config{
+				Dir: simDir, SegmentBytes: segment, Sinks: []string{"one"}, Disk: d, Registerer: registry,
+				Log: slog.New(slog.NewTextHandler(&said, nil)),
+			})
+			wait := ships(t, j, map[string]sink.Sink{"one": m})
+			for range 5 {
+				appendN(t, j, 4)
+				time.Sleep(2 * time.Second)
+			}
+			missing = gauge(t, registry, "airgate_sink_missing_records")
+			appendN(t, j, tail) // which stays in the journal
+			closed(t, j)
+			wait()
+			if got := m.len(j.Writer()); got != 21+tail {
+				t.Errorf("the sink has %d records of %s, want %d", got, j.Writer(), 21+tail)
+			}
+			return j.Writer(), missing
+		}
+		told := func(step string, missing, want float64, words ...string) {
+			t.Helper()
+			if missing != want {
+				t.Errorf("%s: airgate_sink_missing_records = %v, want %v", step, missing, want)
+			}
+			if got := strings.Count(said.String(), "level=ERROR"); (got > 0) != (want > 0) {
+				t.Errorf("%s: %d errors are told, want some where records are missing:\n%s", step, got, said.String())
+			}
+			for _, w := range append(words, "restore the database", "sink=one")[:len(words)+2*min(1, len(words))] {
+				if !strings.Contains(said.String(), w) {
+					t.Errorf("%s: %q is not told:\n%s", step, w, said.String())
+				}
+			}
+		}
+
+		a, missing := life(first)
+		told("at first", missing, 0)
+		b, missing := life(first)
+		told("after a restart", missing, 0)
+		var left uint64 // the oldest record of b that the journal still has
+		for name := range d.Files() {
+			if n := firstOf(filepath.Base(name)); strings.Contains(name, b) && strings.HasSuffix(name, suffix) && (left == 0 || n < left) {
+				left = n
+			}
+		}
+		if left <= 1 || left > 22 {
+			t.Fatalf("the oldest record of %s is %d, want one in the middle", b, left)
+		}
+
+		second := newMemory()
+		lost := fmt.Sprintf("records 1 to 22 of %s; records 1 to %d of %s", a, left-1, b)
+		_, missing = life(second)
+		told("with another sink", missing, float64(22+left-1), lost)
+		for range 3 { // the first of them has the journal's word, the others the sink's
+			_, missing = life(second)
+			told("and again", missing, float64(left-1), fmt.Sprintf("records 1 to %d of %s", left-1, b))
+		}
+
+		third := newMemory() // a backup of the first, and what was written since but for what the second has
+		maps.Copy(third.books, first.books)
+		maps.Copy(third.books, second.books)
+		third.books[b] = first.books[b]
+		_, missing = life(third)
+		told("restored", missing, 0)
+
+		third.books[b] = third.books[b][:3] // an older one
+		_, missing = life(third)
+		told("restored from an old backup", missing, 22-3, "records 4 to 22 of "+b)
+
+		// A writer that is there, and counted by a later one, is not looked into.
+		before, _ := life(third)
+		segment = 1 << 20
+		life(third)
+		closed(t, open(t, Config{Dir: simDir, Sinks: []string{"one"}, Disk: d}))
+		_, missing = life(newMemory())
+		told("of one that only a start record names", missing, 22, "records 1 to 22 of "+before)
+
+		d, segment, tail = disktest.New(1), 2000, 0
+		before, _ = life(newMemory())
+		_, missing = life(newMemory())
+		told("of one of which nothing is left", missing, 21, "records 1 to 21 of "+before)
+	})
+}
+
+// What a sink does not take is not missing while the journal has it.
+func TestWhatIsHereIsNotMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, m := disktest.New(1), newMemory()
+		cfg := Config{Dir: simDir, Sinks: []string{"one"}, Disk: d}
+		j := owned(t, cfg)
+		appendN(t, j, 4)
+		closed(t, j)
+		m.books[j.Writer()] = recordtest.Chain(j.Writer(), record.Record{Type: record.Admin, Detail: "another"})
+		for range 3 { // the second knows by the sink that the first was longer
+			registry := prometheus.NewRegistry()
+			cfg.Registerer = registry
+			j := owned(t, cfg)
+			wait := ships(t, j, map[string]sink.Sink{"one": m})
+			time.Sleep(2 * time.Second)
+			if got := gauge(t, registry, "airgate_sink_missing_records"); got != 0 {
+				t.Errorf("airgate_sink_missing_records = %v, want 0", got)
+			}
+			closed(t, j)
+			wait()
+		}
 	})
 }
 

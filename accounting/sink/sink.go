@@ -15,6 +15,12 @@ import (
 // missing, or the chain of hashes is broken. Nothing of the batch is stored.
 var ErrGap = errors.New("the batch does not follow from what is stored")
 
+// Gap is records of a writer, from First to Last.
+type Gap struct {
+	Writer      string
+	First, Last uint64
+}
+
 // Sink stores records. One goroutine calls Write. Every implementation passes
 // sinktest.Run.
 type Sink interface {
@@ -34,6 +40,11 @@ type Sink interface {
 	// Parked is how many records are parked here, of all writers. It is cheap,
 	// and safe for concurrent use.
 	Parked() int64
+	// Gaps are the records that there were and that are not stored: those before a
+	// writer's first, and those behind its last up to the one that a start record
+	// here names, or one of the heads that are given (by writer and number). They
+	// are in the order of the writers' names.
+	Gaps(ctx context.Context, heads []record.Head) ([]Gap, error)
 	// Close releases the sink.
 	Close() error
 }

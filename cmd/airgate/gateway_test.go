@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -160,6 +161,55 @@ func TestStopWithBusySink(t *testing.T) {
 		if w.NotAnchored() != (journal.Span{}) || len(w.Problems) > 0 {
 			t.Errorf("writer = %+v, want all anchored after the next start", w)
 		}
+	}
+}
+
+// A database that was lost, with the records that only it had, is told at the
+// start and in a metric. Calls go on: the money is in the journal.
+func TestLostDatabase(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	o := testOptions(t)
+	g := open(t, o)
+	denials(t, g, 3)
+	first := g.journal.Writer()
+	shut(t, g)
+	g = open(t, o)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(journalDir(o.data), first)); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the first writer's directory is not deleted")
+		}
+	}
+	shut(t, g)
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(filepath.Join(o.data, "usage.db"+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+
+	var said bytes.Buffer
+	o.log = slog.New(slog.NewTextHandler(&said, nil))
+	for _, when := range []string{"at once", "after a restart"} {
+		said.Reset()
+		g = open(t, o)
+		denials(t, g, 1)
+		if err := g.journal.Shipped(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, body := ask("http://"+g.adminDoor.addr.String()+"/metrics", ""); !strings.Contains(body, `airgate_sink_missing_records{sink="local"} 4`) {
+			t.Errorf("%s: the metrics do not have 4 missing records", when)
+		}
+		shut(t, g)
+		for _, want := range []string{"level=ERROR", "restore the database", "airgate audit verify", "records 1 to 4 of " + first} {
+			if !strings.Contains(said.String(), want) {
+				t.Errorf("%s: the log does not say %q:\n%s", when, want, said.String())
+			}
+		}
+	}
+	if report := proven(t, o); report.Sound() {
+		t.Error("audit verify finds nothing missing")
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"iter"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,6 +150,33 @@ func Run(t *testing.T, k Kit) {
 		book := Book("a.1", 6)
 		write(t, s, book[4:])
 		check(t, s, "a.1", book[4:])
+	})
+
+	t.Run("what is missing is told", func(t *testing.T) {
+		s, place := fresh(t)
+		checkGaps(t, s, nil)
+		checkGaps(t, s, []record.Head{{Writer: "e.1", Seq: 3}, {Writer: "e.1", Seq: 2}, {Writer: "f.1"}}, sink.Gap{Writer: "e.1", First: 1, Last: 3})
+		old, late := Book("b.1", 9), Book("c.1", 6)
+		start := record.Record{Type: record.Start, Heads: []record.Head{headAt(old[8]), headAt(late[5]), {Writer: "d.1"}}}
+		again := record.Record{Type: record.Start, Heads: []record.Head{headAt(old[2])}}
+		book := recordtest.Chain("a.1", start, again, record.Record{Type: record.Admin})
+		write(t, s, book)
+		checkGaps(t, s, nil, sink.Gap{Writer: "b.1", First: 1, Last: 9}, sink.Gap{Writer: "c.1", First: 1, Last: 6})
+		write(t, s, old[:4])
+		write(t, s, late[2:])
+		named := Book("x.1", 1)[0].Heads // by the start records of Book
+		var more []sink.Gap
+		for _, h := range named {
+			if h.Seq > 0 {
+				more = append(more, sink.Gap{Writer: h.Writer, First: 1, Last: h.Seq})
+			}
+		}
+		checkGaps(t, s, nil, append(more, sink.Gap{Writer: "b.1", First: 5, Last: 9}, sink.Gap{Writer: "c.1", First: 1, Last: 2})...)
+		write(t, s, old)
+		if err := s.Close(); err != nil {
+			t.Fatalf("Close: %v", err)
+		}
+		checkGaps(t, open(t, place), []record.Head{{Writer: "b.1", Seq: 12}}, append(more, sink.Gap{Writer: "b.1", First: 10, Last: 12}, sink.Gap{Writer: "c.1", First: 1, Last: 2})...)
 	})
 
 	t.Run("a batch of two writers is refused", func(t *testing.T) {
@@ -347,12 +376,28 @@ func headOf(t T, s Sink, writer string) record.Head {
 	return h
 }
 
+func headAt(r record.Record) record.Head {
+	return record.Head{Writer: r.Writer, Seq: r.Seq, Hash: record.Sum(record.AppendJSON(nil, &r))}
+}
+
+// checkGaps compares what the sink misses, in any order.
+func checkGaps(t T, s Sink, heads []record.Head, want ...sink.Gap) {
+	t.Helper()
+	got, err := s.Gaps(t.Context(), heads)
+	if err != nil {
+		t.Fatalf("Gaps: %v", err)
+	}
+	slices.SortFunc(want, func(a, b sink.Gap) int { return strings.Compare(a.Writer, b.Writer) })
+	if !slices.Equal(got, want) {
+		t.Errorf("Gaps = %v, want %v", got, want)
+	}
+}
+
 func checkHead(t T, s Sink, writer string, want []record.Record) {
 	t.Helper()
 	var head record.Head
 	if len(want) > 0 {
-		last := want[len(want)-1]
-		head = record.Head{Writer: writer, Seq: last.Seq, Hash: record.Sum(record.AppendJSON(nil, &last))}
+		head = headAt(want[len(want)-1])
 	}
 	if got := headOf(t, s, writer); got != head {
 		t.Errorf("Head(%s) = %v, want %v", writer, got, head)

@@ -20,6 +20,7 @@ func TestQueriesFollowAnIndex(t *testing.T) {
 	}
 	defer s.Close()
 	queries := map[string]string{ // :: query → index
+		namedHeads: "book_audit",
 		fmt.Sprintf(requestsPage, "AND request_id < 'x'"): "book_request",
 		fmt.Sprintf(requestsPage, ""):                     "book_request",
 	}

@@ -135,7 +135,7 @@ func versionOf(ctx context.Context, q querier) (int, error) {
 	case have == 0 && tables > 0:
 		return 0, errors.New("the file is another program's database: choose another one")
 	case have > 0 && have < schemaVersion:
-		return 0, fmt.Errorf("the schema has version %d, this airgate makes %d: move the file aside; a new one is filled from the journal", have, schemaVersion)
+		return 0, fmt.Errorf("the schema has version %d, this airgate makes %d: move the file aside; a new one is filled with what the journal still has", have, schemaVersion)
 	}
 	return have, nil
 }

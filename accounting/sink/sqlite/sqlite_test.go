@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 	"airgate/accounting/record"
 	"airgate/accounting/record/recordtest"
 	"airgate/accounting/report"
+	"airgate/accounting/sink"
 	"airgate/accounting/sink/sinktest"
 	"airgate/accounting/sink/sqlite"
 	"airgate/accounting/usage"
@@ -346,6 +348,26 @@ func TestRecordsEndsAtADamagedRow(t *testing.T) {
 		if last != want || fault == nil || !strings.Contains(fault.Error(), fmt.Sprintf("record %d of a.1", want+1)) {
 			t.Errorf("%s: Records ends behind %d with %v, want behind %d with an error that says where", name, last, fault, want)
 		}
+	}
+}
+
+// A damaged record does not keep what is missing from being told: the shipping
+// of all the others waits for it.
+func TestGapsPassOverADamagedRow(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	start := func(writer string) record.Record {
+		return record.Record{Type: record.Start, Heads: []record.Head{{Writer: writer, Seq: 7, Hash: record.Sum([]byte(writer))}}}
+	}
+	write(t, s, recordtest.Chain("x.1", start("a.1"), start("b.1"), start("c.1"), start("d.1")))
+	for seq, damaged := range map[int]string{1: "substr(record, 2)", 2: "'{\"heads\":[\"text\",3,{}]}'", 3: "replace(record, '\"seq\":7', '\"seq\":98765432109876543210')"} {
+		if err := s.Exec(t.Context(), fmt.Sprintf("UPDATE book SET record = %s WHERE seq = %d", damaged, seq)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := s.Gaps(t.Context(), nil)
+	want := []sink.Gap{{Writer: "c.1", First: 1, Last: math.MaxInt64}, {Writer: "d.1", First: 1, Last: 7}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("Gaps = %v, %v; want %v", got, err, want)
 	}
 }
 
