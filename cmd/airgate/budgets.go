@@ -54,13 +54,14 @@ func (o *toldOverride) String() string {
 }
 
 func newBudgets(t *terminal, f *flags) *cobra.Command {
-	var r reader
+	r := reader{journal: true}
 	cmd := &cobra.Command{
 		Use: "budgets [NAME]", Short: "Every budget, or one: limit, spent, reserved, forecast, when it is renewed",
 		Long: "Shows every account of every budget. FORECAST_USD is what its window will have cost at its end if it goes on\n" +
 			"at the pace of the window so far; a window that has just begun (its first twenty-fourth), or has no end, has\n" +
 			"none. EXHAUSTS_AT is when the limit is reached at that pace, if that is in this window. With a name it shows\n" +
-			"the accounts of that budget in full, with what is to be said about them.",
+			"the accounts of that budget in full, with what is to be said about them. With --offline it does\n" +
+			"without the records database, if need be: the journal has what was spent.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usageFault(fmt.Errorf("unexpected argument %q: one budget, or none for all", args[1]))

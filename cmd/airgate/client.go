@@ -21,6 +21,8 @@ type reader struct {
 	flags   *flags
 	server  string
 	offline bool
+	journal bool  // offline, the journal alone can tell what is asked for, if need be
+	lacking error // why the journal alone told it
 	output  format
 	hint    string // what else to try where no server answers
 }
@@ -49,7 +51,11 @@ func (r *reader) get(ctx context.Context, path string, out any) ([]byte, error) 
 		base = "http://" + base
 	}
 	if r.offline {
-		h, closeAll, err := offlineAPI(ctx, r.flags)
+		var without func(error)
+		if r.journal {
+			without = func(err error) { r.lacking = err }
+		}
+		h, closeAll, err := offlineAPI(ctx, r.flags, without)
 		if err != nil {
 			return nil, err
 		}
@@ -99,8 +105,11 @@ func (r *reader) print(ctx context.Context, t *terminal, path string, q url.Valu
 	return err
 }
 
-// sayScope tells people whose figures they see.
+// sayScope tells people whose figures they see, and everyone what they lack.
 func (r *reader) sayScope(t *terminal) {
+	if r.lacking != nil {
+		t.say("airgate: the journal alone was read; what is missing in it and only the database has is not counted: %v", r.lacking)
+	}
 	switch {
 	case r.output.text != "table":
 	case r.offline:

@@ -18,9 +18,11 @@ import (
 )
 
 // offlineAPI is the JSON API over a config and a data directory, without a
+// offlineAPI is the JSON API over a config and a data directory, without a
 // running airgate: balances are what a start would make of the journal and the
-// database, records are read from this.
-func offlineAPI(ctx context.Context, f *flags) (_ http.Handler, closeAll func(), err error) {
+// database, records are read from this. Where the database cannot be read, without
+// is told so, and the journal alone makes the balances; nil = that is an error.
+func offlineAPI(ctx context.Context, f *flags, without func(error)) (_ http.Handler, closeAll func(), err error) {
 	snapshot, err := loadConfig(f.config)
 	if err != nil {
 		return nil, nil, err
@@ -29,8 +31,12 @@ func offlineAPI(ctx context.Context, f *flags) (_ http.Handler, closeAll func(),
 		return nil, nil, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
 	}
 	records, err := openRecords(ctx, f.data, snapshot)
-	if err != nil && !errors.Is(err, errNoSink) {
+	switch {
+	case err == nil, errors.Is(err, errNoSink):
+	case without == nil:
 		return nil, nil, err
+	default:
+		without(err)
 	}
 	closeAll = func() {
 		if records != nil {
