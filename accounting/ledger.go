@@ -352,8 +352,9 @@ func (l *Ledger) Budgets(now time.Time) []Budget {
 				if w == nil { // no call in it yet
 					w = newWindow(a.text, g.window.At(now, g.zone))
 				}
-				terms := m.termsOf(a, &a.subject, now.UnixNano())
-				b.Overrides = m.overridesOf(a, now.UnixNano())
+				s := t.known(a)
+				terms := m.termsOf(a, &s, now.UnixNano())
+				b.Overrides = m.overridesOf(a, &s, now.UnixNano())
 				b.Spent, b.Reserved = money.NanoUSD(w.used()), money.NanoUSD(w.reserved())
 				a.mu.Unlock()
 				b.Account, b.WindowStart, b.Reset = w.text, w.opens, w.reset

@@ -21,6 +21,12 @@ const defaultMaxAccounts = 10_000
 type Rules struct {
 	Limits          []Limit
 	AllowUnbudgeted bool // a call that no enforced budget covers is not refused
+
+	// Known completes what a Subject says by what the configuration says of its
+	// key and its team. Budgets asks it: the text of an account has a key's id
+	// only, and overrides may be for its name, its team, or a tag. It is pure, and
+	// safe for concurrent use; nil = nothing more is known.
+	Known func(*Subject)
 }
 
 // Table is a compiled, immutable set of limits, part of a config snapshot. It
@@ -336,14 +342,24 @@ func (m *member) termsOf(a *account, s *Subject, now int64) *terms {
 	return &m.base
 }
 
-// overridesOf returns the overrides that are for account a and not over, the one
-// that holds first. a.mu is held.
-func (m *member) overridesOf(a *account, now int64) []Override {
+// known is the subject of the account's last call, or of its text, completed by
+// the configuration. a.mu is held.
+func (t *Table) known(a *account) Subject {
+	s := a.subject
+	if t.rules.Known != nil {
+		t.rules.Known(&s)
+	}
+	return s
+}
+
+// overridesOf returns the overrides that are for s on account a and not over, the
+// one that holds first.
+func (m *member) overridesOf(a *account, s *Subject, now int64) []Override {
 	if len(m.overrides) == 0 || a.other {
 		return nil
 	}
 	var of []Override
-	for _, i := range m.index.appendMatching(nil, &a.subject) {
+	for _, i := range m.index.appendMatching(nil, s) {
 		if o := &m.overrides[i]; now < o.until {
 			of = append(of, *o.override)
 		}

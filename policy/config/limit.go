@@ -12,6 +12,7 @@ import (
 
 	"airgate/accounting"
 	"airgate/accounting/money"
+	"airgate/policy"
 )
 
 // compileLimits makes the table of budgets and limits.
@@ -28,7 +29,7 @@ func (c *compiler) compileLimits() {
 		return // the table is made of what is right
 	}
 	var err error
-	c.snapshot.Limits, err = accounting.Rules{Limits: all, AllowUnbudgeted: unbudgeted}.Compile()
+	c.snapshot.Limits, err = accounting.Rules{Limits: all, AllowUnbudgeted: unbudgeted, Known: completing(c.snapshot.Policy)}.Compile()
 	if err == nil {
 		return
 	}
@@ -39,6 +40,22 @@ func (c *compiler) compileLimits() {
 	}
 	if len(*c.problems) == 0 {
 		c.report(c.placeOf(0), "%v", err)
+	}
+}
+
+// completing is accounting.Rules.Known of the keys and teams of p.
+func completing(p *policy.Policy) func(*accounting.Subject) {
+	return func(s *accounting.Subject) {
+		var team *policy.Team
+		if k := p.Key(s.KeyID); k != nil && k.ID == s.KeyID {
+			s.KeyName, team = k.Name, k.Team
+		}
+		if len(s.Teams) > 0 { // of an account that is a team's, too
+			team = p.Team(s.Teams[0])
+		}
+		if team != nil {
+			s.Teams, s.Tags = team.Lineage, team.Tags
+		}
 	}
 }
 
