@@ -80,13 +80,19 @@ func (p *Processor) Begin(now time.Time) *Stream {
 	return s
 }
 
-// pseudonym is the keyed hash under which a caller's own word for a user or a
-// session is kept; "" stays "".
-func (p *Processor) pseudonym(kind, word string) string {
+// Words of callers that are kept under a pseudonym.
+const (
+	UserWord    = "user"
+	SessionWord = "session"
+)
+
+// Pseudonym is the keyed hash under which a caller's own word for a user or a
+// session is kept, in records and in the accounts of limits; "" stays "".
+func Pseudonym(key []byte, kind, word string) string {
 	if word == "" {
 		return ""
 	}
-	mac := hmac.New(sha256.New, p.cfg.HashKey)
+	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(kind))
 	mac.Write([]byte{0})
 	mac.Write([]byte(word))

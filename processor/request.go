@@ -243,7 +243,7 @@ func (s *Stream) identify() {
 	team := s.key.Team
 	s.subject = accounting.Subject{
 		Teams: team.Lineage, KeyID: s.key.ID, KeyName: s.key.Name, Tags: team.Tags,
-		User: s.p.pseudonym("user", s.user), Session: s.p.pseudonym("session", s.session),
+		User: Pseudonym(s.p.cfg.HashKey, UserWord, s.user), Session: Pseudonym(s.p.cfg.HashKey, SessionWord, s.session),
 	}
 	s.rec = record.Record{
 		RequestID: s.id, KeyID: s.key.ID, KeyName: s.key.Name, Team: team.Name, TeamPath: team.Path,

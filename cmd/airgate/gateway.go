@@ -205,7 +205,7 @@ func (g *gateway) openJournal(ctx context.Context) error {
 		return err
 	}
 	g.task("journal", func() error { return g.journal.Watch(ctx) })
-	if g.hashKey, err = loadHashKey(disk.OS{}, filepath.Join(g.data, "hash.key")); err != nil {
+	if g.hashKey, err = loadHashKey(disk.OS{}, hashKeyPath(g.data)); err != nil {
 		return err
 	}
 	orphans, err := processor.SettleOrphans(g.journal, g.balances, time.Now())
@@ -501,11 +501,27 @@ func (g *gateway) closeSink() error {
 
 const hashKeyBytes = 32
 
-// loadHashKey reads, or makes, the key of the hashes of user and session. Who
-// calls it has the data directory for himself. A key that it has returned outlasts
-// a power loss: there is one pseudonym for each user.
-func loadHashKey(d disk.Disk, path string) ([]byte, error) {
+// hashKeyPath is the file with the key of the hashes of user and session.
+func hashKeyPath(data string) string { return filepath.Join(data, "hash.key") }
+
+// readHashKey reads it.
+func readHashKey(d disk.Disk, path string) ([]byte, error) {
 	key, err := disk.Load(d, path)
+	if err != nil {
+		return nil, fmt.Errorf("read hash key: %w", err)
+	}
+	if len(key) != hashKeyBytes {
+		return nil, fmt.Errorf("hash key %s: want %d bytes, got %d; restore it, or move it away to begin with a new one: "+
+			"users and sessions of then and now can no longer be matched", path, hashKeyBytes, len(key))
+	}
+	return key, nil
+}
+
+// loadHashKey reads it, or makes it where there is none. Who calls it has the
+// data directory for himself. A key that it has returned outlasts a power loss:
+// there is one pseudonym for each user.
+func loadHashKey(d disk.Disk, path string) ([]byte, error) {
+	key, err := readHashKey(d, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		key = make([]byte, hashKeyBytes)
@@ -515,10 +531,7 @@ func loadHashKey(d disk.Disk, path string) ([]byte, error) {
 		}
 		return key, nil
 	case err != nil:
-		return nil, fmt.Errorf("read hash key: %w", err)
-	case len(key) != hashKeyBytes:
-		return nil, fmt.Errorf("hash key %s: want %d bytes, got %d; restore it, or move it away to begin with a new one: "+
-			"users and sessions of then and now can no longer be matched", path, hashKeyBytes, len(key))
+		return nil, err
 	}
 	if err := d.SyncDir(filepath.Dir(path)); err != nil { // who made it may have come no further
 		return nil, fmt.Errorf("keep hash key: %w", err)
