@@ -214,6 +214,7 @@ func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64,
 	defer func() { err = errors.Join(err, r.close()) }()
 	batch := make([]record.Record, 0, shipBatch)
 	var last record.Head
+	rested := uint64(0) // records that it lacked as it last rested, or began to catch up
 	for {
 		if r.next > last.Seq {
 			s.progress.none()
@@ -257,7 +258,7 @@ func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64,
 		if err := s.j.roomy(ctx); err != nil {
 			return err
 		}
-		parked := s.sink.Parked()
+		parked, began := s.sink.Parked(), time.Now()
 		if err := s.try(ctx, func() error { return s.sink.Write(ctx, batch) }); err != nil {
 			return err
 		}
@@ -266,13 +267,35 @@ func (s *shipper) writer(ctx context.Context, dir, writer string, oldest uint64,
 			s.log.Error("the sink refuses records for good: it keeps them aside, with the reason", slog.Int64("records", n),
 				slog.String("writer", writer), slog.Uint64("from", batch[0].Seq), slog.Uint64("to", batch[len(batch)-1].Seq))
 		}
-		if len(batch) < shipBatch {
+		rest, left := shipPause, last.Seq+1-r.next
+		switch {
+		case len(batch) < shipBatch:
 			s.progress.none()
-			if err := pause(ctx, shipPause); err != nil {
-				return err
-			}
+			rested = 0
+		case rested == 0:
+			rest, rested = 0, left
+		case left+shipBatch/2 > rested:
+			rest = 0
+		default:
+			rest, rested = s.j.rest(time.Since(began)), left
+		}
+		if err := pause(ctx, rest); err != nil {
+			return err
 		}
 	}
+}
+
+// rest is for how long a sink that catches up leaves the processor and the disk to
+// calls after a batch that took it so long: half of the time. It rests once in each
+// half batch by which its backlog has shrunk, so that it shrinks whatever comes; and
+// not where the disk fills up, or where calls have ended.
+func (j *Journal) rest(took time.Duration) time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed || j.room.levelLocked() > 0 {
+		return 0
+	}
+	return min(took, time.Second)
 }
 
 // try calls do until it succeeds or ctx ends.

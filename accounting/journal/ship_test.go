@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,13 +28,15 @@ type memory struct {
 	books map[string][]record.Record // :: writer → records
 	fail  int                        // so many writes; half of them after storing
 	calls int
-	off   bool // it cannot be reached
+	off   bool          // it cannot be reached
+	takes time.Duration // each write
 
 	refuse uint64 // the number of a record that is parked; 0 = none
 	parked int64
 }
 
 func (m *memory) Write(_ context.Context, batch []record.Record) error {
+	time.Sleep(m.takes)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.calls++
@@ -380,5 +383,61 @@ func TestTheSinkAnchorsTheJournal(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A sink that catches up leaves half of the time to calls, if its backlog shrinks
+// nevertheless; at the end, and on a disk that fills up, it takes all of it.
+func TestWhoCatchesUpRests(t *testing.T) {
+	const batches, takes = 8, 30 * time.Millisecond
+	for name, c := range map[string]struct {
+		every  time.Duration // an eighth of a batch comes so often; 0 = none comes
+		closed bool
+		full   bool
+		want   time.Duration // until it has what was there
+		within time.Duration
+	}{
+		"without calls":             {want: 2 * batches * takes, within: 2 * takes},
+		"with calls":                {every: takes / 2, want: 3 * batches * takes, within: 4 * takes},
+		"with almost all it can do": {every: takes / 6, want: 10 * batches * takes, within: 8 * takes},
+		"at the end":                {closed: true, want: batches * takes, within: takes},
+		"on a disk that is filling": {full: true, want: batches * takes, within: takes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := disktest.New(1)
+				j := open(t, Config{Dir: simDir, Sinks: []string{"one"}, Disk: d, SyncEvery: time.Millisecond})
+				m := newMemory()
+				m.takes = takes
+				appendN(t, j, batches*shipBatch)
+				if c.full {
+					var used int64
+					for _, data := range d.Files() {
+						used += int64(len(data))
+					}
+					d.Resize(used * 15 / 14) // 1/15 is left
+				}
+				time.Sleep(2 * tendEvery)
+				if c.closed {
+					closed(t, j)
+				}
+				began := time.Now()
+				wait := ships(t, j, map[string]sink.Sink{"one": m})
+				sent := batches * shipBatch
+				for next := began; m.len(j.Writer()) < sent; time.Sleep(time.Millisecond) {
+					if c.every > 0 && time.Since(next) >= c.every && m.len(j.Writer())+shipBatch < sent {
+						appendN(t, j, shipBatch/8)
+						next, sent = next.Add(c.every), sent+shipBatch/8
+					}
+				}
+				if took := time.Since(began); took < c.want-c.within || took > c.want+c.within {
+					t.Errorf("it caught up in %s, want %s", took, c.want)
+				}
+				if !c.closed {
+					closed(t, j)
+				}
+				wait()
+			})
+		})
 	}
 }
