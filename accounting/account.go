@@ -23,6 +23,7 @@ const (
 // it, so that a reload keeps what was used.
 type accountSet struct {
 	id      identity
+	again   string // tells rates of one identity apart
 	window  WindowKind
 	zone    *time.Location
 	only    *account // where the limit is not split
@@ -36,7 +37,7 @@ type accountSet struct {
 }
 
 func newAccountSet(g *group, d *dropped) *accountSet {
-	set := &accountSet{id: g.id, window: g.window, zone: g.zone, max: g.max, dropped: d}
+	set := &accountSet{id: g.id, again: strings.TrimPrefix(g.key, g.id.String()), window: g.window, zone: g.zone, max: g.max, dropped: d}
 	if len(g.id.each) == 0 {
 		set.only = &account{set: set, text: g.id.account(nil, false)}
 	} else {
@@ -142,8 +143,10 @@ type account struct {
 	dead    bool // dropped from its set
 	subject Subject
 	partial bool      // subject is not from a call but from the text
-	tat     int64     // of a rate
+	tat     int64     // of a rate, where it is not shared
+	vended  *vended   // of one that is
 	permits int64     // of a concurrency limit, held
+	pool    *pool     // of one that is shared
 	windows []*window // in the order they were opened
 }
 
@@ -154,7 +157,7 @@ func (a *account) idleLocked(now int64) bool {
 			return false
 		}
 	}
-	return a.permits == 0 && a.tat <= now
+	return a.permits == 0 && a.tat <= now && (a.vended == nil || !a.vended.kept) && (a.pool == nil || !a.pool.kept)
 }
 
 // window is one account-window: the escrow of this process. A call's worst

@@ -31,9 +31,9 @@ func TestDeadAccount(t *testing.T) {
 		var alive bool
 		switch {
 		case l.Resource == Concurrent:
-			_, alive = takePermit(&h, 0, a)
+			_, alive = new(Ledger).takePermit(&h, 0, new(Table), l.group(), a, s, now)
 		case l.Window == NoWindow:
-			_, alive = takeRate(h.at(0), a, now)
+			_, alive = new(Ledger).takeRate(h.at(0), a, now)
 		default:
 			w, _ := a.openWindow(s, now)
 			alive = w != nil
@@ -57,6 +57,9 @@ func TestSweep(t *testing.T) {
 		"untouched":                    {&account{}, now, true},
 		"a permit is held":             {&account{permits: 1}, now, false},
 		"a bucket is not full":         {&account{tat: now + 1}, now, false},
+		"a shared bucket is tended":    {&account{vended: &vended{kept: true}}, now, false},
+		"shared permits are tended":    {&account{pool: &pool{kept: true}}, now, false},
+		"nor are they any more":        {&account{vended: &vended{}, pool: &pool{}}, now, true},
 		"a bucket is full":             {&account{tat: now}, now, true},
 		"in its window":                {&account{windows: []*window{{end: after(time.Hour)}}}, now, false},
 		"an hour after its window":     {&account{windows: []*window{{end: now}}}, after(time.Hour), true},

@@ -3,7 +3,6 @@ package accounting
 import (
 	"context"
 	"errors"
-	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -37,10 +36,9 @@ const (
 // supply is how an account-window of a shared store is kept in hand. The account's
 // lock guards it.
 type supply struct {
+	pace
+
 	tended   bool  // Run looks after it
-	at       int64 // when it did last, in Unix nanoseconds
-	level    int64 // spent and held then
-	flow     int64 // what calls take a second, on average
 	given    int64 // returned, as the store last heard
 	limit    int64 // in force, as the store last said
 	replicas int   // replicas that have escrow, as the store last said
@@ -53,6 +51,13 @@ type supply struct {
 	detailed int64 // when they were told
 }
 
+// pace is what calls take a second, on average.
+type pace struct {
+	at    int64 // when it was measured last, in Unix nanoseconds
+	level int64 // spent and held then
+	flow  int64
+}
+
 // heard takes what the store has answered.
 func (p *supply) heard(s *quota.Sync, st *quota.State) {
 	p.given, p.borrowed, p.unsure = s.Returned, 0, false
@@ -63,57 +68,76 @@ func (p *supply) heard(s *quota.Sync, st *quota.State) {
 	}
 }
 
-// escrow is the account-windows that Run looks after: those with something in
-// hand, held, or not yet reported.
+// escrow is what Run looks after: the account-windows, buckets and sets of permits
+// with something in hand, held, or not yet reported.
 type escrow struct {
-	mu      sync.Mutex
-	windows map[quota.Key]tended
+	mu  sync.Mutex
+	all map[quota.Key]kept
 }
 
+// kept is one of them.
+type kept interface {
+	key() quota.Key
+	// due decides what is needed, gives back what is not, and returns the call that
+	// tells the store; nil = there is nothing to tell.
+	due(l *Ledger, now int64) (call func())
+	// recall gives back what is idle.
+	recall(l *Ledger)
+	// close gives back everything. No call is open any more.
+	close(l *Ledger) error
+}
+
+// put makes Run look after k.
+func (e *escrow) put(k kept) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.all == nil {
+		e.all = make(map[quota.Key]kept)
+	}
+	e.all[k.key()] = k
+}
+
+func (e *escrow) remove(k kept) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.all[k.key()] == k {
+		delete(e.all, k.key())
+	}
+}
+
+func (e *escrow) list() []kept {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]kept, 0, len(e.all))
+	for _, k := range e.all {
+		all = append(all, k)
+	}
+	return all
+}
+
+func (e *escrow) find(k quota.Key) (kept, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, ok := e.all[k]
+	return t, ok
+}
+
+// tended is an account-window that is kept.
 type tended struct {
 	account *account
 	window  *window
 }
 
-// addLocked makes Run look after w. a.mu is held. What was dropped has no set any
+func (t tended) key() quota.Key { return t.window.key }
+
+// tendLocked makes Run look after w. a.mu is held. What was dropped has no set any
 // more, and is looked after by reportDropped.
-func (e *escrow) addLocked(a *account, w *window, now int64) {
+func (l *Ledger) tendLocked(a *account, w *window, now int64) {
 	if w.supply.tended || a.set == nil {
 		return
 	}
 	w.supply.tended, w.supply.at, w.supply.level = true, now, w.spent+w.held
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.windows == nil {
-		e.windows = make(map[quota.Key]tended)
-	}
-	e.windows[w.key] = tended{a, w}
-}
-
-func (e *escrow) removeLocked(w *window) {
-	w.supply.tended = false
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.windows[w.key].window == w {
-		delete(e.windows, w.key)
-	}
-}
-
-func (e *escrow) all() []tended {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	all := make([]tended, 0, len(e.windows))
-	for _, t := range e.windows {
-		all = append(all, t)
-	}
-	return all
-}
-
-func (e *escrow) find(k quota.Key) (tended, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	t, ok := e.windows[k]
-	return t, ok
+	l.escrow.put(tended{a, w})
 }
 
 // Run looks after what this ledger has in hand of a shared store until ctx ends:
@@ -152,24 +176,20 @@ func wallClock() int64 { return time.Now().UnixNano() } //nolint:forbidigo // as
 func (l *Ledger) tendAll(ctx context.Context) {
 	var g errgroup.Group
 	g.SetLimit(tending)
-	for _, t := range l.escrow.all() {
+	for _, k := range l.escrow.list() {
 		if ctx.Err() != nil {
 			break
 		}
-		ask, due := l.due(t.account, t.window, wallClock())
-		if !due {
-			continue
+		if call := k.due(l, wallClock()); call != nil {
+			g.Go(func() error { call(); return nil })
 		}
-		g.Go(func() error { //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
-			l.tend(t.account, t.window, ask)
-			return nil
-		})
 	}
-	_ = g.Wait() // tend has told what went wrong
+	_ = g.Wait() // who asks tells what goes wrong
 }
 
-// due decides what a window needs, and gives back what it does not.
-func (l *Ledger) due(a *account, w *window, now int64) (ask wish, due bool) {
+func (t tended) due(l *Ledger, now int64) (call func()) {
+	a, w := t.account, t.window
+	var ask wish
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := &w.supply
@@ -184,15 +204,19 @@ func (l *Ledger) due(a *account, w *window, now int64) (ask wish, due bool) {
 		ask.want = min(p.lasts(stock), inHand+w.share())
 	}
 	ask.detail = time.Duration(now-p.detailed) > detailEvery
-	due = p.unsure || w.spent != w.reported || w.returned != p.given || p.borrowed > 0 || ask.want > inHand || ask.detail && w.known
-	if !due && w.inHand() == 0 && w.held == 0 {
-		l.escrow.removeLocked(w)
+	due := p.unsure || w.spent != w.reported || w.returned != p.given || p.borrowed > 0 || ask.want > inHand || ask.detail && w.known
+	if due {
+		return func() { l.tend(a, w, ask) }
 	}
-	return ask, due
+	if w.inHand() == 0 && w.held == 0 {
+		p.tended = false
+		l.escrow.remove(t)
+	}
+	return nil
 }
 
 // measure takes the level of what is spent and held at an instant.
-func (p *supply) measure(level, now int64) {
+func (p *pace) measure(level, now int64) {
 	passed := now - p.at
 	if passed <= 0 {
 		return
@@ -204,7 +228,7 @@ func (p *supply) measure(level, now int64) {
 }
 
 // lasts is what calls take in d.
-func (p *supply) lasts(d time.Duration) int64 {
+func (p *pace) lasts(d time.Duration) int64 {
 	return mulDiv(p.flow, int64(d), int64(time.Second), up)
 }
 
@@ -245,12 +269,14 @@ type refill struct {
 	need   int64
 	lowest int64 // amount of the limits that would refuse
 	within int64 // what all replicas may hold beyond the store's word while it is down
+	allow  bool  // whatever it is
 }
 
 // of takes a limit that would refuse.
 func (r *refill) of(m *member, t *terms) {
 	r.lowest = min(r.lowest, t.amount)
 	r.within = min(r.within, int64(m.OnStoreDown.Within))
+	r.allow = r.allow && m.OnStoreDown.Allow
 }
 
 // refillLocked asks the store for what a call lacks in w, until it is there or
@@ -300,10 +326,12 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now 
 }
 
 // borrowLocked takes what a call lacks by this ledger's own word while the store
-// is down, if every limit that would refuse allows it. a.mu is held.
+// is down, if every limit that would refuse allows it. Others hear of it as the
+// store answers again. a.mu is held.
 func (l *Ledger) borrowLocked(w *window, r refill) bool {
 	lacking := r.need - w.inHand()
-	if r.within == math.MaxInt64 || lacking > r.within/l.replicas-w.supply.borrowed || r.need > r.lowest-w.used()-w.held {
+	within := lacking <= r.within/l.replicas-w.supply.borrowed && r.need <= r.lowest-w.used()-w.held
+	if !r.allow && !within {
 		return false
 	}
 	w.supply.borrowed += max(0, lacking)
@@ -314,13 +342,14 @@ func (l *Ledger) borrowLocked(w *window, r refill) bool {
 // owner is what a store asks of a Ledger.
 type owner struct{ ledger *Ledger }
 
-// Recall implements quota.Owner: all that is in hand goes back.
+// Recall implements quota.Owner.
 func (o owner) Recall(k quota.Key) {
-	l := o.ledger
-	t, ok := l.escrow.find(k)
-	if !ok {
-		return
+	if kept, ok := o.ledger.escrow.find(k); ok {
+		kept.recall(o.ledger)
 	}
+}
+
+func (t tended) recall(l *Ledger) {
 	a, w := t.account, t.window
 	a.mu.Lock()
 	inHand := w.inHand()
@@ -380,16 +409,18 @@ func (l *Ledger) Close(ctx context.Context) error {
 	l.reportDropped(wallClock()) //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
 	g, going := errgroup.WithContext(ctx)
 	g.SetLimit(tending)
-	for _, t := range l.escrow.all() {
+	for _, k := range l.escrow.list() {
 		if going.Err() != nil {
 			break
 		}
-		g.Go(func() error { //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
-			t.window.syncing.Lock()
-			defer t.window.syncing.Unlock()
-			_, err := l.sync(t.account, t.window, syncTerms{}, wish{mode: quota.Close}, wallClock())
-			return err
-		})
+		g.Go(func() error { return k.close(l) })
 	}
 	return errors.Join(g.Wait(), ctx.Err())
+}
+
+func (t tended) close(l *Ledger) error {
+	t.window.syncing.Lock()
+	defer t.window.syncing.Unlock()
+	_, err := l.sync(t.account, t.window, syncTerms{}, wish{mode: quota.Close}, wallClock())
+	return err
 }

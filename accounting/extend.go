@@ -72,7 +72,7 @@ func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Re
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var lowest holdEntry // of those that are enforced
-	ask := refill{need: more, lowest: math.MaxInt64, within: math.MaxInt64}
+	ask := refill{need: more, lowest: math.MaxInt64, within: math.MaxInt64, allow: true}
 	if g != nil {
 		for _, m := range g.members {
 			if m.Mode != Enforce {
@@ -96,7 +96,7 @@ func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Re
 	w.granted += max(0, more-w.inHand())
 	w.held += more
 	if l.shared {
-		l.escrow.addLocked(a, w, now)
+		l.tendLocked(a, w, now)
 	}
 	return nil
 }

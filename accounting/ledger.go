@@ -247,19 +247,13 @@ func (l *Ledger) sync(a *account, w *window, t syncTerms, ask wish, now int64) (
 	if err == nil && st.Lost {
 		err = errLost
 	}
-	if l.down.Swap(err != nil) != (err != nil) {
-		if err != nil {
-			l.log.Error("quota store does not answer", "error", err)
-		} else {
-			l.log.Info("quota store answers again")
-		}
-	}
+	l.answered(err)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err != nil {
 		if l.shared {
 			w.supply.unsure = true
-			l.escrow.addLocked(a, w, now)
+			l.tendLocked(a, w, now)
 		}
 		return 0, err
 	}
@@ -284,9 +278,21 @@ func (l *Ledger) sync(a *account, w *window, t syncTerms, ask wish, now int64) (
 		if ask.mode == quota.Close {
 			w.returned = w.granted - w.spent // nothing is held: see Close
 		}
-		l.escrow.addLocked(a, w, now)
+		l.tendLocked(a, w, now)
 	}
 	return granted, nil
+}
+
+// answered notes whether the store has answered.
+func (l *Ledger) answered(err error) {
+	if l.down.Swap(err != nil) == (err != nil) {
+		return
+	}
+	if err != nil {
+		l.log.Error("quota store does not answer", "error", err)
+	} else {
+		l.log.Info("quota store answers again")
+	}
 }
 
 // reportDropped tells the store what was spent in windows that are no longer

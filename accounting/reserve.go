@@ -149,57 +149,15 @@ func (l *Ledger) take(h *Hold, t *Table, g *group, s *Subject, need, now int64) 
 		case g.window != NoWindow:
 			r, alive = l.takeWindow(h, first, t, g, a, s, now)
 		case g.resource == Concurrent:
-			r, alive = takePermit(h, first, a)
+			r, alive = l.takePermit(h, first, t, g, a, s, now)
 		default:
-			r, alive = takeRate(h.at(first), a, now)
+			r, alive = l.takeRate(h.at(first), a, now)
 		}
 		if alive {
 			return r
 		}
 		h.truncate(first)
 	}
-}
-
-// takeRate takes from a bucket. A shadow rate books only what it would have
-// let through: what enforcing it would have refused puts nobody into debt.
-func takeRate(e *holdEntry, a *account, now int64) (r *Refusal, alive bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.dead {
-		return nil, false
-	}
-	b := &e.terms.bucket
-	e.used = b.used(a.tat, now)
-	wait := b.take(&a.tat, e.need, now)
-	switch {
-	case wait == 0:
-		e.booked = true
-	case e.member.Mode == Shadow:
-		e.over = true
-	default:
-		return e.refuse(RateLimited, time.Duration(wait)), true
-	}
-	return nil, true
-}
-
-// takePermit takes a permit for all entries from first on. A shadow limit
-// counts permits beyond its amount.
-func takePermit(h *Hold, first int, a *account) (r *Refusal, alive bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.dead {
-		return nil, false
-	}
-	refused := h.judge(first, func(e *holdEntry) bool {
-		e.reserved = a.permits
-		return a.permits < e.terms.amount
-	})
-	if refused != nil {
-		return refused.refuse(ConcurrencyLimited, busyRetry), true
-	}
-	a.permits++
-	h.at(first).booked = true
-	return nil, true
 }
 
 // judge asks within of each entry from first on. It marks the shadow limits
@@ -226,7 +184,7 @@ func (h *Hold) judge(first int, within func(*holdEntry) bool) (refused *holdEntr
 // rests on its answer.
 func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, s *Subject, now int64) (r *Refusal, alive bool) {
 	need := h.at(first).need
-	ask := refill{need: need, lowest: math.MaxInt64, within: math.MaxInt64}
+	ask := refill{need: need, lowest: math.MaxInt64, within: math.MaxInt64, allow: true}
 	for i := first; i < h.n; i++ {
 		if e := h.at(i); e.member.Mode == Enforce {
 			ask.of(e.member, e.terms)
@@ -263,7 +221,7 @@ func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, 
 	w.granted += max(0, need-w.inHand())
 	w.held += need
 	if l.shared {
-		l.escrow.addLocked(a, w, now)
+		l.tendLocked(a, w, now)
 	}
 	h.at(first).booked = true
 	return nil, true
@@ -379,7 +337,7 @@ func (l *Ledger) Release(h *Hold, now time.Time) {
 func (l *Ledger) giveBack(h *Hold, n int, now int64) {
 	for i := n; i < h.n; i++ {
 		if e := h.at(i); e.booked {
-			e.end(0, now)
+			l.endEntry(e, 0, now)
 		}
 	}
 	h.truncate(n)
@@ -402,12 +360,12 @@ func (l *Ledger) end(h *Hold, used Need, requests, now int64) {
 		case Requests, Concurrent:
 		}
 		if e.booked {
-			e.end(units, now)
+			l.endEntry(e, units, now)
 		}
 	}
 }
 
-func (e *holdEntry) end(units, now int64) {
+func (l *Ledger) endEntry(e *holdEntry, units, now int64) {
 	a := e.account
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -416,6 +374,8 @@ func (e *holdEntry) end(units, now int64) {
 		e.window.settle(e.need, units)
 	case e.member.Resource == Concurrent:
 		a.permits--
+	case l.shared:
+		l.correctLocked(a.vended, &e.terms.bucket, e.need, units)
 	default:
 		e.terms.bucket.correct(&a.tat, e.need, units, now)
 	}

@@ -94,8 +94,8 @@ type Take struct {
 	Seq      uint64 // as in Sync
 	Seen     int64  // taken, cumulative, as the replica last knew it; more = debt, taken by its word
 	Returned int64  // cumulative; of what flowed back meanwhile nothing is refunded
-	Want     int64  // take this much if it is there …
-	Need     int64  // … or else this much, or nothing
+	Want     int64  // take up to this much …
+	Need     int64  // … but nothing if less than this is there
 	Capacity int64  // of the bucket
 }
 

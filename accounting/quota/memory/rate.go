@@ -57,18 +57,15 @@ func (b *bucket) take(r *taker, c *quota.Take, now int64) (wait int64) {
 		return 0
 	}
 	r.seq = c.Seq
-	for _, n := range [...]int64{c.Want, c.Need} {
-		wait = b.tat - now - max(0, c.Capacity-n)
-		if n > 0 && wait <= 0 {
-			r.taken += n
-			b.tat += n
-			return 0
-		}
+	// More than the bucket holds can be had once it is full.
+	there := max(0, c.Capacity-(b.tat-now))
+	if wait := b.tat - now - max(0, c.Capacity-c.Need); c.Need > 0 && wait > 0 {
+		return wait
 	}
-	if c.Need == 0 {
-		return 0
-	}
-	return wait
+	n := max(c.Need, min(c.Want, there))
+	r.taken += n
+	b.tat += n
+	return 0
 }
 
 // permits is who has how many of one limit.

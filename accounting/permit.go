@@ -1,0 +1,215 @@
+package accounting
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"airgate/accounting/quota"
+)
+
+const (
+	// A permit comes back to the others permitFor after its replica was last heard
+	// of: a gauge has no window at whose end it would come back by itself. The
+	// replica itself gives out none for as long as that less a margin for a pause
+	// that it does not notice, and says every permitBeat that it is there.
+	permitFor  = 30 * time.Second
+	permitSafe = 20 * time.Second
+	permitBeat = 5 * time.Second
+	// idlePermits is for how long as many permits as were in use at once stay in
+	// hand.
+	idlePermits = 2 * time.Second
+)
+
+// pool is this ledger's part of a concurrency limit that is shared. The account's
+// lock guards the fields below the line.
+type pool struct {
+	account *account
+	id      quota.Key
+
+	asking turn // one store call at a time; taken before the account's lock
+
+	// ---
+	kept   bool // Run looks after it
+	seq    uint64
+	mine   int64 // permits, in use or idle, as the store last said
+	others int64 // those of others
+	told   int64 // when that was, in Unix nanoseconds: as it was asked
+	peak   int64 // most in use at once …
+	peakAt int64 // … at that time
+	dry    int64 // until then there are no more
+}
+
+// takePermit takes a permit for all entries from first on. A shadow limit
+// counts permits beyond its amount.
+func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, s *Subject, now int64) (r *Refusal, alive bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.dead {
+		return nil, false
+	}
+	var err error
+	var others int64
+	fits := true
+	if l.shared {
+		lowest, allow := int64(math.MaxInt64), true
+		for i := first; i < h.n; i++ {
+			if e := h.at(i); e.member.Mode == Enforce {
+				lowest = min(lowest, e.terms.amount)
+				allow = allow && e.member.OnStoreDown.Allow
+			}
+		}
+		err = l.permitLocked(a, lowest, g.syncTerms(a, s, t, now).limit)
+		others = a.pool.others
+		fits = a.pool.fits(lowest, wallClock()) || err != nil && allow
+	}
+	refused := h.judge(first, func(e *holdEntry) bool {
+		e.reserved = a.permits + others
+		if l.shared && e.member.Mode == Enforce {
+			return fits
+		}
+		return e.reserved < e.terms.amount
+	})
+	switch {
+	case refused != nil && err != nil:
+		return refused.refuse(QuotaUnavailable, busyRetry), true
+	case refused != nil:
+		return refused.refuse(ConcurrencyLimited, busyRetry), true
+	}
+	a.permits++
+	if p := a.pool; p != nil {
+		p.use(wallClock())
+	}
+	h.at(first).booked = true
+	return nil, true
+}
+
+// permitLocked asks the store for a permit if there is none in hand, until there
+// is, or there are no more. Those of others may be idle: they are asked for them,
+// and have a moment to give them back. a.mu is held, but not while the store is
+// asked.
+func (l *Ledger) permitLocked(a *account, lowest, limit int64) error {
+	p := a.pool
+	if p == nil {
+		p = &pool{account: a, id: quota.Key{Account: a.text}, asking: newTurn()}
+		a.pool = p
+	}
+	if !p.kept {
+		p.kept = true
+		l.escrow.put(p)
+	}
+	if p.fits(lowest, wallClock()) {
+		return nil
+	}
+	a.mu.Unlock()
+	p.asking.Lock()
+	defer p.asking.Unlock()
+	a.mu.Lock()
+	for wait := recallFor / 31; !p.fits(lowest, wallClock()); wait *= 2 {
+		if wallClock() < p.dry {
+			return nil
+		}
+		if err := l.askPermitsLocked(p, a.permits+1, limit, true); err != nil {
+			return err
+		}
+		switch {
+		case p.fits(lowest, wallClock()):
+			return nil
+		case p.others == 0 || wait > recallFor:
+			p.dry = wallClock() + int64(dryFor)
+			return nil
+		}
+		a.mu.Unlock()
+		time.Sleep(wait) //nolint:forbidigo // others give back what is idle meanwhile
+		a.mu.Lock()
+	}
+	return nil
+}
+
+// fits reports whether a permit is in hand, and within the lowest limit.
+func (p *pool) fits(lowest, now int64) bool {
+	inUse := p.account.permits
+	return lowest == math.MaxInt64 || inUse < p.mine && now-p.told < int64(permitSafe) && inUse < lowest-p.others
+}
+
+// use notes how many are in use.
+func (p *pool) use(now int64) {
+	if inUse := p.account.permits; inUse >= p.peak || now-p.peakAt > int64(idlePermits) {
+		p.peak, p.peakAt = inUse, now
+	}
+}
+
+// askPermitsLocked tells the store what is in use, and asks for want in all.
+// p.asking is held, and a.mu, but not while the store is asked.
+func (l *Ledger) askPermitsLocked(p *pool, want, limit int64, recall bool) error {
+	a := p.account
+	for {
+		p.seq++
+		ask := quota.Permits{
+			Key: p.id, Replica: l.replica, Seq: p.seq, InUse: a.permits, Want: want, Limit: limit, TTL: permitFor, Recall: recall,
+		}
+		// What is not asked for is given back as the store hears of it: no call may
+		// take it meanwhile.
+		p.mine = min(p.mine, want)
+		a.mu.Unlock()
+		began := wallClock()
+		got, err := l.store.Permit(context.Background(), ask)
+		l.answered(err)
+		a.mu.Lock()
+		if err != nil {
+			return err
+		}
+		if got.Seq > ask.Seq { // the account was dropped, and is open again
+			p.seq = got.Seq
+			continue
+		}
+		p.mine, p.others, p.told = got.Mine, got.Others, began
+		return nil
+	}
+}
+
+func (p *pool) key() quota.Key { return p.id }
+
+// due implements kept.
+func (p *pool) due(l *Ledger, now int64) (call func()) {
+	a := p.account
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p.use(now)
+	want := max(a.permits, p.peak)
+	if p.mine == 0 && want == 0 {
+		p.kept = false
+		l.escrow.remove(p)
+		return nil
+	}
+	if a.permits <= p.mine && p.mine <= want && now-p.told < int64(permitBeat) {
+		return nil
+	}
+	return func() { _ = p.tell(l, want) } // askPermitsLocked tells what goes wrong
+}
+
+// tell reports what is in use, and keeps at most want.
+func (p *pool) tell(l *Ledger, want int64) error {
+	limit := l.termsNow(p.account, wallClock()).limit
+	p.asking.Lock()
+	defer p.asking.Unlock()
+	a := p.account
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return l.askPermitsLocked(p, max(a.permits, min(want, p.mine)), limit, false)
+}
+
+// recall implements kept.
+func (p *pool) recall(l *Ledger) {
+	a := p.account
+	a.mu.Lock()
+	idle := p.mine > a.permits
+	p.peak = a.permits
+	a.mu.Unlock()
+	if idle {
+		_ = p.tell(l, 0) // as above
+	}
+}
+
+// close implements kept.
+func (p *pool) close(l *Ledger) error { return p.tell(l, 0) }

@@ -1,0 +1,385 @@
+package accounting_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"airgate/accounting"
+	"airgate/accounting/money"
+	"airgate/accounting/quota"
+	"airgate/accounting/quota/memory"
+)
+
+// reach is a way to a store that takes a moment and can be down. Its calls are
+// counted.
+type reach struct {
+	*memory.Store
+
+	down  atomic.Bool
+	calls atomic.Int64
+}
+
+var errDown = fmt.Errorf("%w: no answer", quota.ErrUnavailable)
+
+func (r *reach) ask() error {
+	r.calls.Add(1)
+	time.Sleep(500 * time.Microsecond)
+	if r.down.Load() {
+		return errDown
+	}
+	return nil
+}
+
+func (r *reach) Sync(ctx context.Context, s quota.Sync) (quota.State, error) {
+	if err := r.ask(); err != nil {
+		return quota.State{}, err
+	}
+	return r.Store.Sync(ctx, s)
+}
+
+func (r *reach) Take(ctx context.Context, t quota.Take) (quota.Taken, error) {
+	if err := r.ask(); err != nil {
+		return quota.Taken{}, err
+	}
+	return r.Store.Take(ctx, t)
+}
+
+func (r *reach) Permit(ctx context.Context, p quota.Permits) (quota.Permitted, error) {
+	if err := r.ask(); err != nil {
+		return quota.Permitted{}, err
+	}
+	return r.Store.Permit(ctx, p)
+}
+
+// sharing is ledgers over one store, each of which runs until stop.
+type sharing struct {
+	t       *testing.T
+	store   *reach
+	ledgers []*accounting.Ledger
+	tables  []*accounting.Table
+	stops   []context.CancelFunc
+	running sync.WaitGroup
+}
+
+func share(t *testing.T, n int, limits ...accounting.Limit) *sharing {
+	t.Helper()
+	s := &sharing{t: t, store: &reach{Store: memory.New()}}
+	for range n {
+		s.join(limits...)
+	}
+	return s
+}
+
+func (s *sharing) join(limits ...accounting.Limit) {
+	s.t.Helper()
+	l, err := accounting.New(accounting.Config{Store: s.store, Replica: fmt.Sprintf("r%d.1", len(s.ledgers)), Shared: true})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.ledgers = append(s.ledgers, l)
+	s.tables = append(s.tables, apply(s.t, l, limits...))
+	ctx, stop := context.WithCancel(context.Background())
+	s.stops = append(s.stops, stop)
+	s.running.Go(func() {
+		if err := l.Run(ctx); err != nil {
+			s.t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+// end stops and closes all.
+func (s *sharing) end() {
+	for _, stop := range s.stops {
+		stop()
+	}
+	s.running.Wait()
+	for _, l := range s.ledgers {
+		if err := l.Close(context.Background()); err != nil {
+			s.t.Errorf("Close: %v", err)
+		}
+	}
+}
+
+// TestSharedRate: ledgers that share a rate admit together what one alone would, but
+// for what flows in during a second: that much may be in hand. They seldom ask.
+func TestSharedRate(t *testing.T) {
+	const length = 60 * time.Second
+	for name, c := range map[string]struct {
+		limit   accounting.Limit
+		ledgers int
+		pace    time.Duration // of each of four callers of each ledger
+		burst   int64         // units
+		rate    float64       // units a second
+		asks    float64       // store calls per call, at most
+	}{
+		"many a second":       {accounting.Limit{Resource: accounting.Requests, Amount: 500, Per: time.Second}, 3, 10 * time.Millisecond, 500, 500, 0.15},
+		"few a second":        {accounting.Limit{Resource: accounting.Requests, Amount: 10, Per: time.Second}, 3, 50 * time.Millisecond, 10, 10, 0.6},
+		"few a minute":        {accounting.Limit{Resource: accounting.Requests, Amount: 30, Per: time.Minute}, 3, time.Second, 1, 0.5, 1},
+		"far from the limit":  {accounting.Limit{Resource: accounting.Requests, Amount: 2000, Per: time.Second}, 2, 10 * time.Millisecond, 2000, 2000, 0.15},
+		"tokens a minute":     {accounting.Limit{Resource: accounting.Tokens, Amount: 600_000, Per: time.Minute}, 3, 20 * time.Millisecond, 600_000, 10_000, 0.4},
+		"one ledger, a burst": {accounting.Limit{Resource: accounting.Requests, Amount: 10, Per: time.Second, Burst: 100}, 1, 10 * time.Millisecond, 100, 10, 0.3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c.limit.Name = "rate"
+				s := share(t, c.ledgers, c.limit)
+				var mu sync.Mutex
+				var admitted []taking
+				var asked int
+				var calling sync.WaitGroup
+				end := time.Now().Add(length)
+				for i := range c.ledgers {
+					for n := range 4 {
+						calling.Go(func() {
+							rng := rand.New(rand.NewPCG(uint64(i), uint64(n)))
+							var h accounting.Hold
+							for {
+								time.Sleep(c.pace/2 + time.Duration(rng.Int64N(int64(c.pace))))
+								now := time.Now()
+								if now.After(end) {
+									return
+								}
+								need, used := money.Tokens(1), money.Tokens(1)
+								if c.limit.Resource == accounting.Tokens {
+									need = money.Tokens(100 + rng.IntN(2000))
+									used = money.Tokens(rng.IntN(int(need) * 11 / 10)) // now and then more than was thought
+								}
+								r := admit(s.ledgers[i], &h, s.tables[i], subject("k", "t"), accounting.Need{Tokens: need}, now)
+								mu.Lock()
+								asked++
+								mu.Unlock()
+								if r != nil {
+									if r.Code != accounting.RateLimited || r.RetryAfter <= 0 {
+										t.Errorf("a refused call = %+v", r)
+									}
+									continue
+								}
+								at := time.Now()
+								time.Sleep(time.Duration(rng.Int64N(int64(20 * time.Millisecond))))
+								s.ledgers[i].Settle(&h, 0, used, time.Now())
+								mu.Lock()
+								admitted = append(admitted, taking{at, int64(used)})
+								mu.Unlock()
+							}
+						})
+					}
+				}
+				calling.Wait()
+				s.end()
+				got, worst := most(admitted, c.rate)
+				// What is not yet settled may turn out more than it took: a call of each caller.
+				slack := float64(c.burst) + c.rate
+				if c.limit.Resource == accounting.Tokens {
+					slack += float64(4*c.ledgers) * 200
+				}
+				if worst > slack {
+					t.Errorf("in some interval %.1f units more than flowed in were admitted, want at most %.1f", worst, slack)
+				}
+				if want := min(c.rate*length.Seconds(), float64(asked)) * 0.9; c.limit.Resource == accounting.Requests && float64(got) < want {
+					t.Errorf("%d were admitted, want %.0f", got, want)
+				}
+				if c.limit.Resource == accounting.Tokens && float64(got) < c.rate*length.Seconds()*0.9 {
+					t.Errorf("%d tokens were used, want nearly %.0f", got, c.rate*length.Seconds())
+				}
+				if asks := float64(s.store.calls.Load()) / float64(asked); asks > c.asks {
+					t.Errorf("%.2f store calls for each call, want at most %.2f", asks, c.asks)
+				}
+				t.Logf("%d calls, %d units admitted, at most %.1f beyond what flowed in, %d store calls", asked, got, worst, s.store.calls.Load())
+			})
+		})
+	}
+}
+
+type taking struct {
+	at    time.Time
+	units int64
+}
+
+// most is the sum of all, and by how much, at most, what was taken in an interval
+// passes what flows in during it.
+func most(all []taking, rate float64) (sum int64, worst float64) {
+	slices.SortFunc(all, func(a, b taking) int { return a.at.Compare(b.at) })
+	level, last := 0.0, time.Time{}
+	for _, t := range all {
+		if !last.IsZero() {
+			level = max(0, level-rate*t.at.Sub(last).Seconds())
+		}
+		last = t.at
+		level += float64(t.units)
+		sum += t.units
+		worst = max(worst, level)
+	}
+	return sum, worst
+}
+
+// TestSharedPermits: ledgers that share a concurrency limit never admit more than it
+// together, and nearly as much if they are asked to; what one has that is gone comes
+// back after a while.
+func TestSharedPermits(t *testing.T) {
+	const limit, ledgers = 12, 3
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, ledgers, accounting.Limit{Name: "c", Resource: accounting.Concurrent, Amount: limit})
+		var inUse, most, admitted atomic.Int64
+		call := func(i int, rng *rand.Rand) bool {
+			var h accounting.Hold
+			if r := admit(s.ledgers[i], &h, s.tables[i], subject("k", "t"), accounting.Need{}, time.Now()); r != nil {
+				if r.Code != accounting.ConcurrencyLimited {
+					t.Errorf("a refused call = %+v", r)
+				}
+				return false
+			}
+			admitted.Add(1)
+			if n := inUse.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			time.Sleep(time.Duration(rng.Int64N(int64(2 * time.Second))))
+			inUse.Add(-1)
+			s.ledgers[i].Settle(&h, 0, 0, time.Now())
+			return true
+		}
+		var calling sync.WaitGroup
+		began := time.Now()
+		for i := range ledgers {
+			for n := range 8 {
+				calling.Go(func() {
+					rng := rand.New(rand.NewPCG(uint64(i), uint64(n)))
+					for time.Since(began) < time.Minute {
+						time.Sleep(time.Duration(rng.Int64N(int64(100 * time.Millisecond))))
+						call(i, rng)
+					}
+				})
+			}
+		}
+		calling.Wait()
+		if most.Load() != limit {
+			t.Errorf("%d at once at most, want %d", most.Load(), limit)
+		}
+		if n := admitted.Load(); n < 60*limit*8/10 { // one lasts a second
+			t.Errorf("%d calls in a minute, want nearly %d", n, 60*limit)
+		}
+
+		// Ledger 0 is gone, with all permits.
+		var held [limit]accounting.Hold
+		for i := range held {
+			mustAdmit(t, s.ledgers[0], &held[i], s.tables[0], subject("k", "t"), accounting.Need{}, time.Now())
+		}
+		time.Sleep(10 * time.Second) // they are still held
+		rng := rand.New(rand.NewPCG(1, 1))
+		if call(1, rng) {
+			t.Error("one more than there are was admitted")
+		}
+		s.stops[0]()
+		time.Sleep(20 * time.Second)
+		if call(1, rng) {
+			t.Error("a permit came back while its ledger could still use it")
+		}
+		time.Sleep(11 * time.Second)
+		if !call(1, rng) {
+			t.Error("a permit of a ledger that is gone does not come back")
+		}
+		for i := range held {
+			s.ledgers[0].Release(&held[i], time.Now())
+		}
+		s.end()
+	})
+}
+
+// TestRecalledPermits: those that others have idle come while the call waits.
+func TestRecalledPermits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 2, accounting.Limit{Name: "c", Resource: accounting.Concurrent, Amount: 3})
+		var h [3]accounting.Hold
+		for i := range h {
+			mustAdmit(t, s.ledgers[0], &h[i], s.tables[0], subject("k", "t"), accounting.Need{}, time.Now())
+		}
+		for i := range h {
+			s.ledgers[0].Settle(&h[i], 0, 0, time.Now())
+		}
+		for i := range h {
+			mustAdmit(t, s.ledgers[1], &h[i], s.tables[1], subject("k", "t"), accounting.Need{}, time.Now())
+		}
+		for i := range h {
+			s.ledgers[1].Settle(&h[i], 0, 0, time.Now())
+		}
+		s.end()
+	})
+}
+
+// TestSharedStoreDown: what each kind of limit does while the store does not answer, once
+// nothing is in hand, and that it is as before when it answers again.
+func TestSharedStoreDown(t *testing.T) {
+	allow := accounting.OnStoreDown{Allow: true}
+	for name, c := range map[string]struct {
+		limit accounting.Limit
+		need  accounting.Need
+		down  int             // of ten calls, admitted while the store is down
+		after int             // of ten, when it is back
+		code  accounting.Code // of a refusal while it is down
+	}{
+		"a rate":                     {accounting.Limit{Resource: accounting.Requests, Amount: 5, Per: time.Second}, accounting.Need{}, 0, 5, accounting.QuotaUnavailable},
+		"a rate that allows":         {accounting.Limit{Resource: accounting.Requests, Amount: 5, Per: time.Second, OnStoreDown: allow}, accounting.Need{}, 10, 5, 0},
+		"permits":                    {accounting.Limit{Resource: accounting.Concurrent, Amount: 5}, accounting.Need{}, 0, 5, accounting.QuotaUnavailable},
+		"permits that allow":         {accounting.Limit{Resource: accounting.Concurrent, Amount: 5, OnStoreDown: allow}, accounting.Need{}, 10, 5, 0},
+		"requests a day":             {accounting.Limit{Resource: accounting.Requests, Amount: 5, Window: accounting.Day}, accounting.Need{}, 0, 5, accounting.QuotaUnavailable},
+		"requests a day that allow":  {accounting.Limit{Resource: accounting.Requests, Amount: 15, Window: accounting.Day, OnStoreDown: allow}, accounting.Need{}, 10, 5, 0},
+		"a budget":                   {accounting.Limit{Resource: accounting.USD, Amount: 50, Window: accounting.Day}, accounting.Need{USD: 10}, 0, 5, accounting.QuotaUnavailable},
+		"a budget that allows a sum": {accounting.Limit{Resource: accounting.USD, Amount: 80, Window: accounting.Day, OnStoreDown: accounting.OnStoreDown{Within: 35}}, accounting.Need{USD: 10}, 3, 5, accounting.QuotaUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c.limit.Name = "l"
+				s := share(t, 1, c.limit)
+				ten := func(while string, want int, refusal accounting.Code) {
+					t.Helper()
+					var open []*accounting.Hold
+					for range 10 {
+						h := new(accounting.Hold)
+						r := admit(s.ledgers[0], h, s.tables[0], subject("k", "t"), c.need, time.Now())
+						switch {
+						case r == nil:
+							open = append(open, h)
+						case refusal != 0 && r.Code != refusal:
+							t.Errorf("%s: refused with %v, want %v", while, r.Code, refusal)
+						}
+					}
+					if len(open) != want {
+						t.Errorf("%s: %d of ten calls were admitted, want %d", while, len(open), want)
+					}
+					for _, h := range open {
+						s.ledgers[0].Settle(h, c.need.USD, 1, time.Now())
+					}
+				}
+				s.store.down.Store(true)
+				ten("while it is down", c.down, c.code)
+				s.store.down.Store(false)
+				time.Sleep(3 * time.Second) // Run tells what was allowed
+				ten("when it is back", c.after, 0)
+				s.end()
+			})
+		})
+	}
+}
+
+// TestCloseTells: what the end cannot tell the store is an error.
+func TestCloseTells(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 1, accounting.Limit{Name: "r", Resource: accounting.Requests, Amount: 5, Per: time.Second}, accounting.Limit{Name: "c", Resource: accounting.Concurrent, Amount: 5})
+		var h accounting.Hold
+		mustAdmit(t, s.ledgers[0], &h, s.tables[0], subject("k", "t"), accounting.Need{}, time.Now())
+		s.ledgers[0].Settle(&h, 0, 0, time.Now())
+		s.stops[0]()
+		s.running.Wait()
+		s.store.down.Store(true)
+		if err := s.ledgers[0].Close(context.Background()); !errors.Is(err, quota.ErrUnavailable) {
+			t.Errorf("Close, with a store that is down = %v, want %v", err, quota.ErrUnavailable)
+		}
+	})
+}
