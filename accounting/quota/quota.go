@@ -44,7 +44,14 @@ type Share struct {
 	Granted  int64
 	Returned int64
 	Spent    int64
+	Closed   int64 // for the store alone: when it was closed; 0 = it was not
 }
+
+// Folded is the name of the Share that is the sum of replicas which closed the
+// account-window a day or longer ago: a store may keep them as one. They do not
+// call on it again, and who has their shares in mind from before that day has
+// asked for Detail since.
+const Folded = "*folded"
 
 // Sync is one replica's report on one account-window and its wish. Amounts
 // are in the account's own unit (nano-USD for money) and, in multiples of Unit,
@@ -67,7 +74,7 @@ type Sync struct {
 	Mode     Mode
 	Recall   bool    // if Need is not granted and others have escrow, ask them to return what is idle
 	Detail   bool    // answer with Shares
-	Others   []Share // what this replica knows of others, to a store that has lost it
+	Others   []Share // the Shares that this replica was last told, to a store that has lost them
 }
 
 // State is the store's answer.
@@ -142,12 +149,15 @@ type Store interface {
 	//  3. Seen greater than what the store granted: the store lost a grant, or
 	//     the owner overdrew; the owner's word is adopted, and so is that for
 	//     Others;
-	//  4. what Returned and Spent grew by leaves escrow, the latter is settled;
+	//  4. what Returned and Spent grew by leaves escrow, the latter is settled; a
+	//     replica was granted at least the sum of both;
 	//  5. only with a new Seq: Close gives back the whole escrow; Normal grants
 	//     min(Want, Limit − Settled − Escrowed) if that is positive and ≥ Need,
 	//     and the store has not lost anything.
 	//
-	// A store that does not know a replica which is Known has lost it.
+	// A store that does not know a replica which is Known, and by whose clock
+	// Expire has not come, has lost it, and maybe more: it answers that it has
+	// Lost, and grants nothing.
 	//
 	// The answer is cumulative, so a repeat of Seq is answered alike and a lost
 	// answer loses nothing.
@@ -169,7 +179,9 @@ type Store interface {
 	// Watch tells o what others ask for and what the store has lost, until ctx
 	// ends; then it returns nil. It is called once. A store that is unreachable
 	// does not end it. replica is counted as alive as long as it runs, and left
-	// when it ends.
+	// when it ends. To a store that others may have used before, an empty one is
+	// one that has lost everything: the first replica of all waits a few seconds
+	// for its first grant.
 	Watch(ctx context.Context, replica string, o Owner) error
 }
 
@@ -181,7 +193,9 @@ type Owner interface {
 
 	// Reassert says that the store may have lost what it acknowledged: the owner
 	// Syncs, with NoGrants and Others, every account-window that it has touched
-	// and for which lost is true. When all owners have returned nil, or those that
-	// have not are taken for gone, the store grants again.
+	// and for which lost is true, those that it closed included. When all owners
+	// have returned nil, or those that have not are taken for gone, the store
+	// grants again. No other call on such a key is under way meanwhile: its answer
+	// could grant what the store that gave it has lost.
 	Reassert(ctx context.Context, lost func(Key) bool) error
 }

@@ -169,8 +169,8 @@ func list() []mutant {
 		{
 			breaks: "the store grants what is needed or nothing",
 			file:   "accounting/quota/memory/memory.go",
-			line:   "if grant > 0 && grant >= c.Need {",
-			mutant: "if grant > 0 {",
+			line:   "if grant > 0 && grant >= c.Need && !lost {",
+			mutant: "if grant > 0 && !lost {",
 			tests:  "TestContract",
 		},
 		{
@@ -190,8 +190,8 @@ func list() []mutant {
 		{
 			breaks: "a store that lost a grant takes the owner's word",
 			file:   "accounting/quota/memory/memory.go",
-			line:   "		r.granted += lost\n		w.escrowed += lost\n",
-			mutant: "		r.granted += lost\n",
+			line:   "r.granted = max(r.granted, granted, r.returned+r.spent)",
+			mutant: "r.granted = max(r.granted, r.returned+r.spent)",
 			tests:  "TestContract",
 		},
 		{

@@ -89,13 +89,14 @@ func (s *Store) sync(c *quota.Sync) quota.State {
 		w = &window{replicas: make(map[string]*replica)}
 		sh.windows[c.Key] = w
 	}
+	lost := c.Known && w.replicas[c.Replica] == nil && (c.Expire.IsZero() || c.Now.Before(c.Expire))
 	r := w.replica(c.Replica)
 	if c.Seq >= r.seq {
-		w.sync(r, c)
+		w.sync(r, c, lost)
 		w.keep = max(w.keep, passed+min(c.Expire.Sub(c.Now), math.MaxInt64-passed))
 		sh.noteExpiryLocked(w.expire)
 	}
-	st := quota.State{Seq: r.seq, Granted: r.granted, Spent: r.spent, Settled: w.settled, Escrowed: w.escrowed, Limit: w.limit, Version: w.version}
+	st := quota.State{Seq: r.seq, Granted: r.granted, Spent: r.spent, Settled: w.settled, Escrowed: w.escrowed, Limit: w.limit, Version: w.version, Lost: lost}
 	for name, o := range w.replicas {
 		if o.granted > o.returned+o.spent {
 			st.Active++
@@ -117,7 +118,7 @@ func (w *window) replica(name string) *replica {
 }
 
 // sync does the steps of quota.Store.Sync on a call that is not stale.
-func (w *window) sync(r *replica, c *quota.Sync) {
+func (w *window) sync(r *replica, c *quota.Sync, lost bool) {
 	w.expire = c.Expire
 	if c.Version > w.version {
 		w.limit, w.version = c.Limit, c.Version
@@ -136,7 +137,7 @@ func (w *window) sync(r *replica, c *quota.Sync) {
 		r.returned = r.granted - r.spent
 	case quota.Normal:
 		grant := min(c.Want, w.limit-w.settled-w.escrowed)
-		if grant > 0 && grant >= c.Need {
+		if grant > 0 && grant >= c.Need && !lost {
 			r.granted += grant
 			w.escrowed += grant
 		}
@@ -146,19 +147,12 @@ func (w *window) sync(r *replica, c *quota.Sync) {
 
 // adopt takes what is more than was known of a replica.
 func (w *window) adopt(r *replica, granted, returned, spent int64) {
-	if lost := granted - r.granted; lost > 0 {
-		r.granted += lost
-		w.escrowed += lost
-	}
-	if d := returned - r.returned; d > 0 {
-		r.returned += d
-		w.escrowed -= d
-	}
-	if d := spent - r.spent; d > 0 {
-		r.spent += d
-		w.escrowed -= d
-		w.settled += d
-	}
+	w.escrowed -= r.granted - r.returned - r.spent
+	w.settled -= r.spent
+	r.returned, r.spent = max(r.returned, returned), max(r.spent, spent)
+	r.granted = max(r.granted, granted, r.returned+r.spent)
+	w.escrowed += r.granted - r.returned - r.spent
+	w.settled += r.spent
 }
 
 func (sh *shard) dropExpiredLocked(now time.Time, passed time.Duration) {

@@ -1,5 +1,5 @@
 // Package quotatest is the contract of quota.Store as a test suite. It
-// answers: does this store keep every promise that quota.Store.Sync makes.
+// answers: does this store keep every promise that quota.Store makes.
 package quotatest
 
 import (
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"airgate/accounting/quota"
@@ -19,7 +20,7 @@ import (
 
 // Run proves that what newStore returns keeps the contract of quota.Store.
 // newStore is called once per subtest and may hand out the same state again:
-// no two tests use the same key.
+// no two tests use the same key, and what it has lost is learned again.
 func Run(t *testing.T, newStore func(t *testing.T) quota.Store) {
 	t.Run("script", func(t *testing.T) { scripts(t, newStore(t)) })
 	t.Run("model", func(t *testing.T) { equalsModel(t, newStore(t)) })
@@ -28,6 +29,15 @@ func Run(t *testing.T, newStore func(t *testing.T) quota.Store) {
 	t.Run("again", func(t *testing.T) { tellsWhatItKnows(t, newStore(t)) })
 	t.Run("keys", func(t *testing.T) { keysAreApart(t, newStore(t)) })
 	t.Run("concurrent", func(t *testing.T) { concurrent(t, newStore(t)) })
+	t.Run("shares", func(t *testing.T) { tellsShares(t, newStore(t)) })
+	t.Run("known", func(t *testing.T) { missesTheKnown(t, newStore(t)) })
+	t.Run("take", func(t *testing.T) { takes(t, newStore(t)) })
+	t.Run("take/model", func(t *testing.T) { takesLikeModel(t, newStore(t)) })
+	t.Run("take/bound", func(t *testing.T) { takesWithinBound(t, newStore(t)) })
+	t.Run("permit", func(t *testing.T) { permits(t, newStore(t)) })
+	t.Run("permit/model", func(t *testing.T) { permitsLikeModel(t, newStore(t)) })
+	t.Run("permit/expiry", func(t *testing.T) { permitsExpire(t, newStore(t)) })
+	t.Run("recall", func(t *testing.T) { recalls(t, newStore(t)) })
 }
 
 // expire lies ahead of any clock a store may have, so nothing is forgotten
@@ -50,16 +60,19 @@ func send(t tester, st quota.Store, s quota.Sync) quota.State {
 	return got
 }
 
-// same compares answers but for who else has escrow, which tests of its own look
-// at.
+// same compares answers, whatever the order of their Shares and the store's own
+// word on which are closed.
 func same(a, b quota.State) bool {
-	a.Active, b.Active = 0, 0
-	return cmp.Equal(a, b)
+	return cmp.Equal(a, b,
+		cmpopts.EquateEmpty(),
+		cmpopts.IgnoreFields(quota.Share{}, "Closed"),
+		cmpopts.SortSlices(func(a, b quota.Share) bool { return a.Replica < b.Replica }))
 }
 
-// shared is an answer without what only tells a replica what it has said.
+// shared is an answer without what only tells a replica what it has said, and
+// without who has escrow: tellsShares counts them, and so does the model.
 func shared(s quota.State) quota.State {
-	s.Seq, s.Spent = 0, 0
+	s.Seq, s.Spent, s.Active = 0, 0, 0
 	return s
 }
 
@@ -107,6 +120,21 @@ func scripts(t *testing.T, st quota.Store) {
 			{"grant", quota.Sync{Replica: "a", Seq: 1, Want: 100, Limit: 100, Version: 1}, quota.State{Granted: 100, Escrowed: 100, Limit: 100, Version: 1}},
 			{"130 spent", quota.Sync{Replica: "a", Seq: 2, Seen: 130, Spent: 130, Want: 10, Limit: 100, Version: 1}, quota.State{Granted: 130, Settled: 130, Limit: 100, Version: 1}},
 			{"nothing for others", quota.Sync{Replica: "b", Seq: 1, Want: 1, Limit: 100, Version: 1}, quota.State{Settled: 130, Limit: 100, Version: 1}},
+		},
+		"what is spent after the close is granted, too": {
+			{"grant", quota.Sync{Replica: "a", Seq: 1, Want: 80, Limit: 100, Version: 1}, quota.State{Granted: 80, Escrowed: 80, Limit: 100, Version: 1}},
+			{"close", quota.Sync{Replica: "a", Seq: 2, Seen: 80, Spent: 30, Mode: quota.Close}, quota.State{Granted: 80, Settled: 30, Limit: 100, Version: 1}},
+			{"a late one", quota.Sync{Replica: "a", Seq: 3, Seen: 80, Spent: 45}, quota.State{Granted: 95, Settled: 45, Limit: 100, Version: 1}},
+			{"is not there for others", quota.Sync{Replica: "b", Seq: 1, Want: 100, Limit: 100, Version: 1}, quota.State{Granted: 55, Settled: 45, Escrowed: 55, Limit: 100, Version: 1}},
+		},
+		"of two words for another the greater of each field holds": {
+			{"of c, from a", quota.Sync{Replica: "a", Seq: 1, Mode: quota.NoGrants, Limit: 100, Version: 1, Others: []quota.Share{{Replica: "c", Granted: 50, Returned: 5, Spent: 10}}}, quota.State{Settled: 10, Escrowed: 35, Limit: 100, Version: 1}},
+			{"of c, from b, older", quota.Sync{Replica: "b", Seq: 1, Mode: quota.NoGrants, Others: []quota.Share{{Replica: "c", Granted: 40, Returned: 5, Spent: 4}}}, quota.State{Settled: 10, Escrowed: 35, Limit: 100, Version: 1}},
+			{"of c, from b, newer", quota.Sync{Replica: "b", Seq: 2, Mode: quota.NoGrants, Others: []quota.Share{{Replica: "c", Granted: 60, Returned: 5, Spent: 30}}}, quota.State{Settled: 30, Escrowed: 25, Limit: 100, Version: 1}},
+			{"of c and d", quota.Sync{Replica: "b", Seq: 3, Mode: quota.NoGrants, Others: []quota.Share{{Replica: "d", Granted: 7, Spent: 7}, {Replica: "c", Granted: 60, Returned: 25, Spent: 30}}}, quota.State{Settled: 37, Escrowed: 5, Limit: 100, Version: 1}},
+			{"c itself", quota.Sync{Replica: "c", Seq: 9, Seen: 60, Returned: 25, Spent: 35, Want: 1, Limit: 100, Version: 1}, quota.State{Granted: 61, Settled: 42, Escrowed: 1, Limit: 100, Version: 1}},
+			{"a stale call tells nothing", quota.Sync{Replica: "b", Seq: 2, Mode: quota.NoGrants, Others: []quota.Share{{Replica: "e", Granted: 50}}}, quota.State{Settled: 42, Escrowed: 1, Limit: 100, Version: 1}},
+			{"others are adopted before granting", quota.Sync{Replica: "b", Seq: 4, Want: 50, Limit: 100, Version: 1, Others: []quota.Share{{Replica: "e", Granted: 40}}}, quota.State{Granted: 17, Settled: 42, Escrowed: 58, Limit: 100, Version: 1}},
 		},
 		"close gives back what is not spent": {
 			{"grant", quota.Sync{Replica: "a", Seq: 1, Want: 80, Limit: 100, Version: 1}, quota.State{Granted: 80, Escrowed: 80, Limit: 100, Version: 1}},
@@ -189,9 +217,15 @@ func (m *model) sync(s quota.Sync) quota.State {
 		if s.Version > m.version {
 			m.limit, m.version = s.Limit, s.Version
 		}
-		r.granted = max(r.granted, s.Seen)
-		r.returned = max(r.returned, s.Returned)
-		r.spent = max(r.spent, s.Spent)
+		for _, o := range append(s.Others, quota.Share{Replica: s.Replica, Granted: s.Seen, Returned: s.Returned, Spent: s.Spent}) {
+			if m.replicas[o.Replica] == nil {
+				m.replicas[o.Replica] = new(modelReplica)
+			}
+			r := m.replicas[o.Replica]
+			r.returned = max(r.returned, o.Returned)
+			r.spent = max(r.spent, o.Spent)
+			r.granted = max(r.granted, o.Granted, r.returned+r.spent)
+		}
 	}
 	if s.Seq > r.seq {
 		r.seq = s.Seq
@@ -203,7 +237,16 @@ func (m *model) sync(s quota.Sync) quota.State {
 			r.granted += min(s.Want, room)
 		}
 	}
-	return quota.State{Seq: r.seq, Granted: r.granted, Spent: r.spent, Settled: m.settled(), Escrowed: m.escrowed(), Limit: m.limit, Version: m.version}
+	st := quota.State{Seq: r.seq, Granted: r.granted, Spent: r.spent, Settled: m.settled(), Escrowed: m.escrowed(), Limit: m.limit, Version: m.version}
+	for name, o := range m.replicas {
+		if o.granted > o.returned+o.spent {
+			st.Active++
+		}
+		if s.Detail && name != s.Replica {
+			st.Shares = append(st.Shares, quota.Share{Replica: name, Granted: o.granted, Returned: o.returned, Spent: o.spent})
+		}
+	}
+	return st
 }
 
 // equalsModel sends any calls at all, sensible or not.
@@ -228,6 +271,10 @@ func equalsModel(t *testing.T, st quota.Store) {
 				Limit:    rapid.Int64Range(0, 200).Draw(t, "limit"),
 				Version:  rapid.Uint64Range(0, 4).Draw(t, "version"),
 				Mode:     rapid.SampledFrom([]quota.Mode{quota.Normal, quota.Normal, quota.Normal, quota.Close, quota.NoGrants}).Draw(t, "mode"),
+				Detail:   rapid.Bool().Draw(t, "detail"),
+			}
+			for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"c", "d", "e"}), 0, 2, rapid.ID).Draw(t, "others") {
+				s.Others = append(s.Others, quota.Share{Replica: name, Granted: amount.Draw(t, "granted"), Returned: amount.Draw(t, "returned"), Spent: amount.Draw(t, "spent")})
 			}
 			want := m.sync(s)
 			if got := send(t, st, s); !same(got, want) {
@@ -251,12 +298,14 @@ func (o *owner) learn(st quota.State) { o.granted = max(o.granted, st.Granted) }
 
 // survivesFaults runs replicas that keep the contract over a network that
 // drops, repeats and delays calls and answers: what they can spend together
-// never passes the limit, and once all is reported nothing is missing.
+// never passes the limit, and once all is reported nothing is missing. A store
+// that rounds counts too much, by less than a unit per replica, never too little.
 func survivesFaults(t *testing.T, st quota.Store) {
 	var n int
 	rapid.Check(t, func(t *rapid.T) {
 		n++
 		const limit = 100
+		unit := rapid.SampledFrom([]int64{1, 7}).Draw(t, "unit")
 		key := quota.Key{Account: "quotatest/faults", Window: strconv.Itoa(n)}
 		owners := []*owner{{name: "a"}, {name: "b"}, {name: "c"}}
 		var sent []quota.Sync // may arrive again at any time
@@ -266,7 +315,7 @@ func survivesFaults(t *testing.T, st quota.Store) {
 			case 0, 1: // a call: it may be lost, its answer may be lost
 				o.seq++
 				s := quota.Sync{
-					Key: key, Replica: o.name, Seq: o.seq, Seen: o.granted, Returned: o.returned, Spent: o.spent, Limit: limit, Version: 1,
+					Key: key, Replica: o.name, Seq: o.seq, Seen: o.granted, Returned: o.returned, Spent: o.spent, Limit: limit, Version: 1, Unit: unit,
 					Want: rapid.Int64Range(0, 50).Draw(t, "want"), Need: rapid.Int64Range(0, 20).Draw(t, "need"),
 				}
 				sent = append(sent, s)
@@ -310,11 +359,11 @@ func survivesFaults(t *testing.T, st quota.Store) {
 		var last quota.State
 		for _, o := range owners {
 			o.seq++
-			last = send(t, st, quota.Sync{Key: key, Replica: o.name, Seq: o.seq, Seen: o.granted, Returned: o.returned, Spent: o.spent, Limit: limit, Version: 1, Mode: quota.Close})
+			last = send(t, st, quota.Sync{Key: key, Replica: o.name, Seq: o.seq, Seen: o.granted, Returned: o.returned, Spent: o.spent, Limit: limit, Version: 1, Mode: quota.Close, Unit: unit})
 			spent += o.spent
 		}
-		if last.Settled != spent || last.Escrowed != 0 {
-			t.Fatalf("after all closed: settled %d, escrowed %d; want %d, 0", last.Settled, last.Escrowed, spent)
+		if more := last.Settled - spent; more < 0 || more > (unit-1)*int64(len(owners)) || last.Escrowed != 0 {
+			t.Fatalf("after all closed: settled %d, escrowed %d; want %d and less than a unit of %d more for each replica, 0", last.Settled, last.Escrowed, spent, unit)
 		}
 	})
 }
@@ -366,7 +415,7 @@ func tellsWhatItKnows(t *testing.T, st quota.Store) {
 	key := quota.Key{Account: "quotatest/again", Window: "w"}
 	send(t, st, quota.Sync{Key: key, Replica: "a", Seq: 1, Want: 80, Limit: 100, Version: 1})
 	send(t, st, quota.Sync{Key: key, Replica: "a", Seq: 2, Seen: 80, Spent: 30})
-	want := quota.State{Seq: 2, Granted: 80, Spent: 30, Settled: 30, Escrowed: 50, Limit: 100, Version: 1}
+	want := quota.State{Seq: 2, Granted: 80, Spent: 30, Settled: 30, Escrowed: 50, Limit: 100, Version: 1, Active: 1}
 	if got := send(t, st, quota.Sync{Key: key, Replica: "a", Seq: 1}); !same(got, want) {
 		t.Errorf("the first call anew = %+v, want %+v", got, want)
 	}
@@ -389,6 +438,64 @@ func keysAreApart(t *testing.T, st quota.Store) {
 		want := quota.State{Granted: limit, Escrowed: limit, Limit: limit, Version: 1}
 		if got := shared(send(t, st, quota.Sync{Key: k, Replica: "a", Seq: 1, Want: 1000, Limit: limit, Version: 1})); !same(got, want) {
 			t.Errorf("Sync(%+v) = %+v, want %+v: the key shares state with another", k, got, want)
+		}
+	}
+}
+
+// tellsShares: who asks for Detail is told what each of all others has.
+func tellsShares(t *testing.T, st quota.Store) {
+	key := quota.Key{Account: "quotatest/shares", Window: "w"}
+	for i, step := range []struct {
+		call   quota.Sync
+		active int
+		shares []quota.Share
+	}{
+		{quota.Sync{Replica: "a", Seq: 1, Want: 40, Limit: 100, Version: 1, Detail: true}, 1, nil},
+		{quota.Sync{Replica: "b", Seq: 1, Want: 30, Limit: 100, Version: 1, Detail: true}, 2, []quota.Share{{Replica: "a", Granted: 40}}},
+		{quota.Sync{Replica: "a", Seq: 2, Seen: 40, Returned: 10, Spent: 30, Detail: true}, 1, []quota.Share{{Replica: "b", Granted: 30}}},
+		{quota.Sync{Replica: "c", Seq: 1, Mode: quota.NoGrants, Detail: true}, 1, []quota.Share{{Replica: "a", Granted: 40, Returned: 10, Spent: 30}, {Replica: "b", Granted: 30}}},
+		{quota.Sync{Replica: "b", Seq: 2, Seen: 30, Spent: 10, Mode: quota.Close, Detail: true}, 0, []quota.Share{{Replica: "a", Granted: 40, Returned: 10, Spent: 30}, {Replica: "c"}}},
+		{quota.Sync{Replica: "c", Seq: 2, Mode: quota.NoGrants, Detail: true}, 0, []quota.Share{{Replica: "a", Granted: 40, Returned: 10, Spent: 30}, {Replica: "b", Granted: 30, Returned: 20, Spent: 10}}},
+		{quota.Sync{Replica: "c", Seq: 3, Want: 1}, 1, nil},
+	} {
+		step.call.Key = key
+		got := send(t, st, step.call)
+		if want := (quota.State{Active: step.active, Shares: step.shares}); !same(quota.State{Active: got.Active, Shares: got.Shares}, want) {
+			t.Errorf("step %d: Sync(%+v) = %d active, shares %+v; want %d, %+v", i+1, step.call, got.Active, got.Shares, step.active, step.shares)
+		}
+	}
+}
+
+// missesTheKnown: a store that has never heard of a replica which it has
+// answered before adopts its word and grants nothing, until it has learned.
+func missesTheKnown(t *testing.T, st quota.Store) {
+	call := quota.Sync{Replica: "a", Seq: 5, Known: true, Seen: 60, Spent: 20, Want: 10, Limit: 100, Version: 1}
+	over := call
+	over.Key, over.Now = quota.Key{Account: "quotatest/known", Window: "over"}, expire()
+	want := quota.State{Seq: 5, Granted: 70, Spent: 20, Settled: 20, Escrowed: 50, Limit: 100, Version: 1, Active: 1}
+	if got := send(t, st, over); !same(got, want) {
+		t.Errorf("Sync(%+v) = %+v, want %+v: a window that is over may be forgotten", over, got, want)
+	}
+	call.Key = quota.Key{Account: "quotatest/known", Window: "w"}
+	want.Granted, want.Escrowed, want.Lost = 60, 40, true
+	if got := send(t, st, call); !same(got, want) {
+		t.Errorf("Sync(%+v) = %+v, want %+v", call, got, want)
+	}
+	until(t, "the store grants again", func() bool {
+		call.Seq++
+		return send(t, st, call).Granted == 70
+	})
+	if got := send(t, st, quota.Sync{Key: call.Key, Replica: "b", Seq: 2, Want: 50, Limit: 100, Version: 1}); got.Lost || got.Granted != 30 {
+		t.Errorf("Sync of another = %+v, want 30 granted and nothing lost", got)
+	}
+}
+
+// until asks again and again, for a store may take seconds to learn.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within 30 s", what)
 		}
 	}
 }
