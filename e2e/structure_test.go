@@ -62,6 +62,7 @@ var strangers = [][2]string{
 var only = map[string]string{
 	"github.com/envoyproxy":  "envoy",
 	"google.golang.org/grpc": "envoy cmd",
+	"github.com/redis":       "accounting/quota/redis",
 	"github.com/spf13/cobra": "cmd/airgate",
 	"modernc.org/sqlite":     "accounting/sink/sqlite",
 	"k8s.io":                 "k8s",
@@ -212,6 +213,7 @@ func TestBreach(t *testing.T) {
 		{"cmd/airgate/admin", "cmd/airgate"}:                true,
 		{"accounting/quota/memory", "accounting/quota"}:     false,
 		{"accounting/quota/memory", "accounting/money"}:     true,
+		{"accounting/quota/redis", "accounting/money"}:      true,
 		{"accounting/quota", "accounting/quota/memory"}:     true,
 		{"accounting/sink/sqlite", "accounting/report"}:     false,
 		{"accounting/sink/sqlite", "accounting/sink/kafka"}: true,
