@@ -28,7 +28,7 @@ export CGO_ENABLED := 0
 # under the race detector, which allocates itself.
 RACE := ./accounting ./accounting/journal/... ./accounting/quota/... ./envoy/... ./policy/config ./processor
 
-.PHONY: help build run test vet race e2e sim crash mutants bench fuzz lint fmt tools sdks prices clean
+.PHONY: help build run test vet race e2e sim store crash mutants bench fuzz lint fmt tools sdks prices clean
 .DELETE_ON_ERROR:
 
 # The first target is what a bare make does.
@@ -38,6 +38,7 @@ help:
 	@echo "make build   bin/airgate"
 	@echo "make e2e     the end-to-end tests alone: real Envoy, real SDKs"
 	@echo "make sim     SIMCALLS (5000000) calls in simulated worlds of crashes, failing disks and clocks that jump"
+	@echo "make store   the quota store's faults on every Redis and Valkey that can be had"
 	@echo "make crash   kills the real binary KILLS (10000) times under load"
 	@echo "make mutants removes each safety line in turn and sees a test miss it"
 	@echo "make bench   what airgate costs beside plain Envoy and a no-op server"
@@ -71,6 +72,10 @@ race: $(ENVOY) $(REDIS) $(VALKEY)
 # fails is named, and replayed alone with -sim.seed.
 sim:
 	$(GO) test ./processor -run '^TestSimulation$$' -count=1 -timeout 0 -v -sim.calls $(SIMCALLS) -sim.first $${SIMSEED:-$$(date +%s)}
+
+# make test tries each fault on one Redis and one Valkey, with less to spend.
+store: $(REDIS) $(VALKEY)
+	$(GO) test ./accounting/quota/redis -count=1 -timeout 30m -v -store
 
 e2e: $(ENVOY) sdks
 	$(GO) test -count=1 ./e2e/...

@@ -144,7 +144,7 @@ func (s *Store) beat(ctx context.Context, replica string, listed int) error {
 		_, err := s.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
 			for i := range shards {
 				beats = append(beats, run(p, []string{registerKey(i), fleetKey(i), learningKey(i)},
-					replica, flag(i == listed), s.pace.join.Milliseconds(), s.pace.gone.Milliseconds(), s.pace.forget.Milliseconds()))
+					replica, digit(i == listed), s.pace.join.Milliseconds(), s.pace.gone.Milliseconds(), s.pace.forget.Milliseconds()))
 			}
 			return nil
 		})
@@ -200,7 +200,7 @@ func (s *Store) hear(beats []*goredis.Cmd, listed int) {
 	if ended > 0 {
 		s.log.Info("quota store grants again", "shards", ended)
 	}
-	s.metrics.whole.Set(float64(flag(lost > 0)))
+	s.metrics.whole.Set(float64(digit(lost > 0)))
 	close(f.changed)
 	f.changed = make(chan struct{})
 }

@@ -18,7 +18,7 @@ func newMetrics(up func() bool) *metrics {
 		up: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "airgate_store_up",
 			Help: "1 if the quota store answers.",
-		}, func() float64 { return float64(flag(up())) }),
+		}, func() float64 { return float64(digit(up())) }),
 		whole: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "airgate_store_learning",
 			Help: "1 while some of the quota store's grants stand still, since it may have lost what it acknowledged.",

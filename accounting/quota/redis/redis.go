@@ -126,7 +126,7 @@ func newStore(ctx context.Context, c Config, p pace) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("quota store: url: %w", err)
 	}
-	o, err := options(u, &c)
+	o, err := options(ctx, u, &c)
 	if err != nil {
 		return nil, fmt.Errorf("quota store: %w", err)
 	}
@@ -151,7 +151,7 @@ func newStore(ctx context.Context, c Config, p pace) (*Store, error) {
 			return nil, errors.Join(fmt.Errorf("quota store: %w", err), s.client.Close())
 		}
 	}
-	probing, end := context.WithCancel(context.Background())
+	probing, end := context.WithCancel(context.WithoutCancel(ctx)) // until Close
 	s.ended = end
 	for _, b := range s.breakers {
 		s.probes.Go(func() { s.probe(probing, b) })
@@ -168,7 +168,7 @@ func (s *Store) Close() error {
 
 // options are what all three kinds of client share. A call may be tried again
 // within its deadline: each is safe to replay.
-func options(u *address, c *Config) (*goredis.UniversalOptions, error) {
+func options(ctx context.Context, u *address, c *Config) (*goredis.UniversalOptions, error) {
 	deadline := cmp.Or(c.Deadline, DefaultDeadline)
 	o := &goredis.UniversalOptions{
 		Addrs:                 u.hosts,
@@ -190,7 +190,7 @@ func options(u *address, c *Config) (*goredis.UniversalOptions, error) {
 			password, err = secret(c.PasswordFile)
 			return u.user, password, err
 		}
-		if _, _, err := o.CredentialsProviderContext(context.Background()); err != nil {
+		if _, _, err := o.CredentialsProviderContext(ctx); err != nil {
 			return nil, fmt.Errorf("password file: %w", err)
 		}
 	}
@@ -231,7 +231,7 @@ func secret(file string) (string, error) {
 	if file == "" {
 		return "", nil
 	}
-	text, err := os.ReadFile(file)
+	text, err := os.ReadFile(file) //nolint:gosec // the operator names it
 	if err != nil {
 		return "", err
 	}
@@ -267,9 +267,9 @@ func (s *Store) Sync(ctx context.Context, c quota.Sync) (quota.State, error) {
 	name := keyName(c.Key)
 	args := make([]any, 0, 16+5*len(c.Others))
 	args = append(args,
-		c.Replica, n.count(c.Seq), flag(c.Known && (expire == 0 || c.Now.Before(c.Expire))),
+		c.Replica, n.count(c.Seq), digit(c.Known && (expire == 0 || c.Now.Before(c.Expire))),
 		n.up(c.Seen), n.down(c.Returned), n.up(c.Spent), n.up(c.Want), n.up(c.Need), n.down(c.Limit), n.count(c.Version),
-		int(c.Mode), expire, keep, recallOf(c.Recall, c.Replica, name), flag(c.Detail), name)
+		int(c.Mode), expire, keep, recallOf(c.Recall, c.Replica, name), digit(c.Detail), name)
 	// The sum of the closed ones says which of the others are in it: it goes first.
 	for _, folded := range []bool{true, false} {
 		for i := range c.Others {
@@ -405,7 +405,7 @@ func (n *units) count(i uint64) uint64 {
 	return i
 }
 
-func flag(b bool) int {
+func digit(b bool) int {
 	if b {
 		return 1
 	}

@@ -2,10 +2,12 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"log/slog"
-	"net"
 	"testing"
 	"time"
+
+	goredis "github.com/redis/go-redis/v9"
 
 	"airgate/accounting/quota"
 	"airgate/accounting/quota/quotatest"
@@ -30,7 +32,7 @@ func open(t *testing.T, c Config) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
+		if err := s.Close(); err != nil && !errors.Is(err, goredis.ErrClosed) {
 			t.Errorf("Close = %v", err)
 		}
 	})
@@ -99,8 +101,6 @@ func TestContract(t *testing.T) {
 	t.Run("without INFO", func(t *testing.T) {
 		t.Parallel()
 		server := redistest.Start(t, redistest.Redis(t))
-		server.Do(t, "ACL", "SETUSER", "airgate", "on", "nopass", "resetchannels", "~airgate:q:*", "&airgate:q:*", "+@all", "-info")
-		_, port, _ := net.SplitHostPort(server.Addr)
-		contract(t, Config{URL: "redis://airgate@localhost:" + port, PasswordFile: file(t, "any\n")})
+		contract(t, hide(t, server.Addr, server))
 	})
 }

@@ -122,7 +122,7 @@ func Start(t *testing.T, b Binary, flags ...string) *Server {
 	for range 20 {
 		s.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t)))
 		_, port, _ := net.SplitHostPort(s.Addr)
-		s.flags = []string{"--bind", "127.0.0.1", "--port", port, "--dir", s.dir, "--save", "", "--logfile", filepath.Join(s.dir, "log")}
+		s.flags = []string{"--bind", "127.0.0.1", "--port", port, "--dir", s.dir, "--save", "", "--repl-diskless-sync-delay", "0", "--logfile", filepath.Join(s.dir, "log")}
 		if b.atLeast(7, 0) {
 			s.flags = append(s.flags, "--enable-debug-command", "yes")
 		}
@@ -241,7 +241,7 @@ func (s *Server) Restart(t *testing.T) {
 func Replica(t *testing.T, s *Server, flags ...string) *Server {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(s.Addr)
-	r := Start(t, s.binary, append([]string{"--replicaof", host, port, "--repl-diskless-sync-delay", "0"}, flags...)...)
+	r := Start(t, s.binary, append([]string{"--replicaof", host, port}, flags...)...)
 	r.await(t, "replication", "master_link_status:up")
 	return r
 }
@@ -320,6 +320,23 @@ func Sentinel(t *testing.T, master *Server) *Server {
 		}
 		if time.Now().After(end) {
 			t.Fatalf("the Sentinel does not see a replica within 20 s:\n%s", s.log())
+		}
+	}
+}
+
+// At is s as somebody sees it who reaches it at another address.
+func (s *Server) At(addr string) *Server { return &Server{Addr: addr, binary: s.binary} }
+
+// Wipe removes what is on its disk. It does not run.
+func (s *Server) Wipe(t *testing.T) {
+	t.Helper()
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(s.dir, e.Name())); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
