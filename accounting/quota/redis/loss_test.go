@@ -45,11 +45,11 @@ type held struct {
 
 func (h *held) idle() int64 { return h.granted - h.returned - h.spent }
 
-func (m *member) syncLocked(k quota.Key, h *held, c quota.Sync) (quota.State, error) {
+func (m *member) syncLocked(ctx context.Context, k quota.Key, h *held, c quota.Sync) (quota.State, error) {
 	h.seq++
 	c.Key, c.Replica, c.Seq, c.Known = k, m.name, h.seq, h.known
 	c.Seen, c.Returned, c.Spent, c.Limit, c.Version, c.Detail = h.granted, h.returned, h.spent, h.limit, 1, true
-	st, err := m.store.Sync(context.Background(), c)
+	st, err := m.store.Sync(ctx, c)
 	if err != nil {
 		return st, err
 	}
@@ -69,7 +69,7 @@ func (m *member) spend(k quota.Key, n int64) (done, exhausted bool) {
 	defer h.mu.Unlock()
 	if h.idle() < n {
 		need := n - h.idle()
-		st, err := m.syncLocked(k, h, quota.Sync{Want: 10 * n, Need: need, Recall: true})
+		st, err := m.syncLocked(context.Background(), k, h, quota.Sync{Want: 10 * n, Need: need, Recall: true})
 		if err != nil || h.idle() < n {
 			return false, err == nil && !st.Lost
 		}
@@ -86,16 +86,16 @@ func (m *member) Recall(k quota.Key) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.returned += h.idle()
-	_, _ = m.syncLocked(k, h, quota.Sync{})
+	_, _ = m.syncLocked(context.Background(), k, h, quota.Sync{})
 }
 
-func (m *member) Reassert(_ context.Context, lost func(quota.Key) bool) error {
+func (m *member) Reassert(ctx context.Context, lost func(quota.Key) bool) error {
 	for k, h := range m.windows {
 		if !lost(k) {
 			continue
 		}
 		h.mu.Lock()
-		_, err := m.syncLocked(k, h, quota.Sync{Mode: quota.NoGrants, Others: h.others})
+		_, err := m.syncLocked(ctx, k, h, quota.Sync{Mode: quota.NoGrants, Others: h.others})
 		h.mu.Unlock()
 		if err != nil {
 			return err
@@ -203,7 +203,7 @@ func (w *world) settle(beyond int64) {
 		for _, m := range w.members {
 			h := m.windows[k]
 			for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-				if _, err := m.syncLocked(k, h, quota.Sync{Mode: quota.Close}); err == nil {
+				if _, err := m.syncLocked(context.Background(), k, h, quota.Sync{Mode: quota.Close}); err == nil {
 					break
 				} else if time.Now().After(end) {
 					w.t.Fatal(err)
@@ -215,7 +215,7 @@ func (w *world) settle(beyond int64) {
 		var st quota.State
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 			var err error
-			if st, err = m.syncLocked(k, m.windows[k], quota.Sync{Mode: quota.NoGrants}); err == nil || time.Now().After(end) {
+			if st, err = m.syncLocked(context.Background(), k, m.windows[k], quota.Sync{Mode: quota.NoGrants}); err == nil || time.Now().After(end) {
 				break
 			}
 		}

@@ -27,7 +27,7 @@ type Proxy struct {
 }
 
 // NewProxy listens on a free port and forwards to addr, until the test ends.
-func NewProxy(t *testing.T, addr string) *Proxy {
+func NewProxy(t testing.TB, addr string) *Proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -41,18 +41,18 @@ func (b Binary) atLeast(major, minor int) bool {
 // Binaries are all servers to be had: of each kind what $AIRGATE_REDIS or
 // $AIRGATE_VALKEY names, that of .tools/bin, and that on PATH, each version once.
 // Where one kind cannot be had at all, a test in CI fails, and skips elsewhere.
-func Binaries(t *testing.T) []Binary {
+func Binaries(t testing.TB) []Binary {
 	t.Helper()
 	return append(binaries(t, "redis"), binaries(t, "valkey")...)
 }
 
 // Redis is the first Redis to be had.
-func Redis(t *testing.T) Binary { t.Helper(); return binaries(t, "redis")[0] }
+func Redis(t testing.TB) Binary { t.Helper(); return binaries(t, "redis")[0] }
 
 // Valkey is the first Valkey to be had.
-func Valkey(t *testing.T) Binary { t.Helper(); return binaries(t, "valkey")[0] }
+func Valkey(t testing.TB) Binary { t.Helper(); return binaries(t, "valkey")[0] }
 
-func binaries(t *testing.T, name string) []Binary {
+func binaries(t testing.TB, name string) []Binary {
 	t.Helper()
 	program := name + "-server"
 	paths := []string{os.Getenv("AIRGATE_" + strings.ToUpper(name))}
@@ -116,7 +116,7 @@ type Server struct {
 
 // Start starts a server on a free port that keeps nothing on disk, unless flags
 // say so.
-func Start(t *testing.T, b Binary, flags ...string) *Server {
+func Start(t testing.TB, b Binary, flags ...string) *Server {
 	t.Helper()
 	s := &Server{binary: b, dir: t.TempDir()}
 	for range 20 {
@@ -136,7 +136,7 @@ func Start(t *testing.T, b Binary, flags ...string) *Server {
 }
 
 // freePort is one whose Cluster bus, 10,000 above, is free too.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -158,7 +158,7 @@ func freePort(t *testing.T) int {
 }
 
 // run starts the program. It is false if that ends at once.
-func (s *Server) run(t *testing.T) bool {
+func (s *Server) run(t testing.TB) bool {
 	t.Helper()
 	s.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), s.binary.Path, s.flags...)
 	s.output.Reset()
@@ -208,7 +208,7 @@ func (s *Server) URL() string { return "redis://" + s.Addr }
 func (s *Server) Client() *goredis.Client { return s.client }
 
 // Do runs a command. An error answer fails the test.
-func (s *Server) Do(t *testing.T, args ...any) any {
+func (s *Server) Do(t testing.TB, args ...any) any {
 	t.Helper()
 	v, err := s.client.Do(context.Background(), args...).Result()
 	if err != nil && !errors.Is(err, goredis.Nil) {
@@ -230,7 +230,7 @@ func (s *Server) Kill() {
 }
 
 // Restart starts it again, where it was and with what is on its disk.
-func (s *Server) Restart(t *testing.T) {
+func (s *Server) Restart(t testing.TB) {
 	t.Helper()
 	if !s.run(t) {
 		t.Fatalf("%s does not start again:\n%s", s.binary, s.log())
@@ -238,7 +238,7 @@ func (s *Server) Restart(t *testing.T) {
 }
 
 // Replica starts a replica of s and waits until it has all that s has.
-func Replica(t *testing.T, s *Server, flags ...string) *Server {
+func Replica(t testing.TB, s *Server, flags ...string) *Server {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(s.Addr)
 	r := Start(t, s.binary, append([]string{"--replicaof", host, port}, flags...)...)
@@ -247,13 +247,13 @@ func Replica(t *testing.T, s *Server, flags ...string) *Server {
 }
 
 // Promote makes a replica a master.
-func (s *Server) Promote(t *testing.T) {
+func (s *Server) Promote(t testing.TB) {
 	t.Helper()
 	s.Do(t, "REPLICAOF", "NO", "ONE")
 	s.await(t, "replication", "role:master")
 }
 
-func (s *Server) await(t *testing.T, section, line string) {
+func (s *Server) await(t testing.TB, section, line string) {
 	t.Helper()
 	var info string
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -265,7 +265,7 @@ func (s *Server) await(t *testing.T, section, line string) {
 }
 
 // Cluster starts three masters that share all slots.
-func Cluster(t *testing.T, b Binary, flags ...string) []*Server {
+func Cluster(t testing.TB, b Binary, flags ...string) []*Server {
 	t.Helper()
 	const slots = 16384
 	var nodes []*Server
@@ -299,7 +299,7 @@ func Cluster(t *testing.T, b Binary, flags ...string) []*Server {
 
 // Sentinel starts one that watches master under the name main, and promotes a
 // replica within a second of its end.
-func Sentinel(t *testing.T, master *Server) *Server {
+func Sentinel(t testing.TB, master *Server) *Server {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(master.Addr)
 	s := &Server{binary: master.binary, dir: t.TempDir()}
@@ -328,7 +328,7 @@ func Sentinel(t *testing.T, master *Server) *Server {
 func (s *Server) At(addr string) *Server { return &Server{Addr: addr, binary: s.binary} }
 
 // Wipe removes what is on its disk. It does not run.
-func (s *Server) Wipe(t *testing.T) {
+func (s *Server) Wipe(t testing.TB) {
 	t.Helper()
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
