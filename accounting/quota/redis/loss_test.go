@@ -362,7 +362,7 @@ func TestStale(t *testing.T) {
 				front.To(replica.Addr)
 				var done, exhausted bool
 				ask := func() bool { done, exhausted = w.members[1].spend(k, w.limit); return done || exhausted }
-				if !within(30*time.Second, ask) {
+				if !within30s(ask) {
 					t.Fatal("the store does not grant again")
 				}
 				if done != hidden {
@@ -395,7 +395,7 @@ func TestMissing(t *testing.T) {
 	_ = w.members[2].store.client.Close() // it ends without a word
 	w.members = w.members[:2]
 	s.Do(t, "FLUSHALL")
-	if !within(30*time.Second, func() bool { return log.has("without replicas") }) {
+	if !within30s(func() bool { return log.has("without replicas") }) {
 		t.Fatal("nothing says who is missing")
 	}
 	if passed := time.Since(began); passed < quick.gone {
@@ -420,7 +420,7 @@ func TestLeave(t *testing.T) {
 	time.Sleep(2 * quick.beat)
 	s.Do(t, "FLUSHALL")
 	began := time.Now()
-	if !within(30*time.Second, func() bool { return log.has("lost what it acknowledged") }) {
+	if !within30s(func() bool { return log.has("lost what it acknowledged") }) {
 		t.Fatal("nobody notices the loss")
 	}
 	w.whole()
@@ -497,8 +497,8 @@ func TestCluster(t *testing.T) {
 	w.settle(0)
 }
 
-func within(d time.Duration, done func() bool) bool {
-	for end := time.Now().Add(d); !done(); time.Sleep(5 * time.Millisecond) {
+func within30s(done func() bool) bool {
+	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			return false
 		}

@@ -45,7 +45,7 @@ func TestDeadline(t *testing.T) {
 		"gone":      {func() { p.To("127.0.0.1:1") }, func() { p.To(s.Addr) }},
 		"slow":      {func() { p.Delay(time.Second) }, func() { p.Delay(0); p.Cut() }},
 	} {
-		if !within(30*time.Second, func() bool { _, err := take(); return err == nil }) {
+		if !within30s(func() bool { _, err := take(); return err == nil }) {
 			t.Fatalf("before %s: no call succeeds", name)
 		}
 		up("1")
@@ -67,7 +67,7 @@ func TestDeadline(t *testing.T) {
 		}
 		fault.end()
 	}
-	if !within(30*time.Second, func() bool { _, err := take(); return err == nil }) {
+	if !within30s(func() bool { _, err := take(); return err == nil }) {
 		t.Error("in the end no call succeeds")
 	}
 }
