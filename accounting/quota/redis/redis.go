@@ -51,6 +51,9 @@ import (
 // DefaultDeadline is how long a call may take, all its tries together.
 const DefaultDeadline = 50 * time.Millisecond
 
+// patience is how long New waits for a server.
+const patience = 5 * time.Second
+
 // Config configures a Store.
 type Config struct {
 	// URL says where the state is, without any secret:
@@ -143,7 +146,8 @@ func newStore(ctx context.Context, c Config, p pace) (*Store, error) {
 	for i := range breakers {
 		s.breakers = append(s.breakers, &breaker{key: registerKey(i), wake: make(chan struct{}, 1)})
 	}
-	if err := s.check(ctx); err != nil {
+	o.ReadTimeout, o.WriteTimeout = patience, patience
+	if err := s.check(ctx, newClient(u, o)); err != nil {
 		return nil, errors.Join(fmt.Errorf("quota store %s: %w", u, err), s.client.Close())
 	}
 	if c.Registerer != nil {
@@ -447,10 +451,11 @@ func (a *answer) fail(err error) {
 
 // check refuses a server that cannot keep what it is asked to, and says what
 // bound holds on this one.
-func (s *Store) check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+func (s *Store) check(ctx context.Context, client goredis.UniversalClient) error {
+	defer client.Close() //nolint:errcheck // it has only asked
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := s.client.Ping(ctx).Err(); err != nil {
+	if err := client.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("%w: %w", quota.ErrUnavailable, err)
 	}
 	var mu sync.Mutex
@@ -471,7 +476,7 @@ func (s *Store) check(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	switch client := s.client.(type) {
+	switch client := client.(type) {
 	case *goredis.ClusterClient:
 		err = client.ForEachMaster(ctx, look)
 	case *goredis.Client:
@@ -480,7 +485,7 @@ func (s *Store) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	id, err := s.client.Eval(ctx, `local i = redis.pcall('INFO', 'replication') return type(i) == 'string' and string.match(i, 'master_replid:(%x+)') or '?'`, []string{registerKey(0)}).Text()
+	id, err := client.Eval(ctx, `local i = redis.pcall('INFO', 'replication') return type(i) == 'string' and string.match(i, 'master_replid:(%x+)') or '?'`, []string{registerKey(0)}).Text()
 	if err != nil {
 		return fmt.Errorf("%w: %w", quota.ErrUnavailable, err)
 	}
