@@ -486,7 +486,7 @@ func list() []mutant {
 		{
 			breaks: "a password in a URL is refused, not told",
 			file:   "accounting/quota/redis/url.go",
-			line:   "strings.ContainsAny(a.user, \":/\")",
+			line:   "strings.Contains(rest, \"@\")",
 			mutant: "false",
 			tests:  "TestParseURL|TestNew$",
 		},

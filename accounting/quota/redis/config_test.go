@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	goredis "github.com/redis/go-redis/v9"
 
 	"airgate/accounting/quota"
 	"airgate/accounting/quota/redis/redistest"
@@ -52,12 +53,13 @@ func (l *logged) logger(t *testing.T) *slog.Logger {
 func TestParseURL(t *testing.T) {
 	for text, want := range map[string]address{
 		"redis://localhost":                       {hosts: []string{"localhost:6379"}},
-		"redis://airgate@10.0.0.1:7000/3":         {user: "airgate", hosts: []string{"10.0.0.1:7000"}, database: 3},
+		"redis://10.0.0.1:7000/3":                 {hosts: []string{"10.0.0.1:7000"}, database: 3},
 		"rediss://[::1]":                          {tls: true, hosts: []string{"[::1]:6379"}},
 		"redis+sentinel://a,b:1/main":             {kind: sentinel, hosts: []string{"a:26379", "b:1"}, master: "main"},
-		"rediss+sentinel://u@a/main?db=2":         {kind: sentinel, tls: true, user: "u", hosts: []string{"a:26379"}, master: "main", database: 2},
+		"redis://10.0.0.1:6379/":                  {hosts: []string{"10.0.0.1:6379"}},
+		"rediss+sentinel://a/main?db=2":           {kind: sentinel, tls: true, hosts: []string{"a:26379"}, master: "main", database: 2},
 		"redis+cluster://a:7000,b,[fe80::1]:7000": {kind: cluster, hosts: []string{"a:7000", "b:6379", "[fe80::1]:7000"}},
-		"rediss+cluster://airgate@redis.internal": {kind: cluster, tls: true, user: "airgate", hosts: []string{"redis.internal:6379"}},
+		"rediss+cluster://redis.internal":         {kind: cluster, tls: true, hosts: []string{"redis.internal:6379"}},
 		"redis+cluster://a/":                      {kind: cluster, hosts: []string{"a:6379"}},
 	} {
 		got, err := parseURL(text)
@@ -66,28 +68,29 @@ func TestParseURL(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"":                            "it does not begin with redis://, rediss://, redis+sentinel:// or redis+cluster://",
-		"localhost:6379":              "it does not begin with redis://, rediss://, redis+sentinel:// or redis+cluster://",
-		"http://localhost":            `unknown scheme "http": redis, rediss, redis+sentinel, rediss+sentinel, redis+cluster or rediss+cluster`,
-		"redis+":                      "it does not begin with redis://, rediss://, redis+sentinel:// or redis+cluster://",
-		"redis+://a":                  `unknown scheme "redis+": redis, rediss, redis+sentinel, rediss+sentinel, redis+cluster or rediss+cluster`,
-		"redis+unix://a":              `unknown scheme "redis+unix": redis, rediss, redis+sentinel, rediss+sentinel, redis+cluster or rediss+cluster`,
-		"redis://":                    "a host is missing",
-		"redis://:6379":               "a host is missing",
-		"redis://a:port":              `host "a:port": "port" is not a port`,
-		"redis://a:0":                 `host "a:0": "0" is not a port`,
-		"redis://fe80::1":             `host "fe80::1": an IPv6 address goes into brackets`,
-		"redis://a/one":               `"one" is not the number of a database`,
-		"redis://a?db=1":              `unknown option "db=1"`,
-		"redis://a,b":                 "several hosts: with Sentinel the scheme is redis+sentinel, with a Cluster redis+cluster",
-		"redis://u:geheim@a":          "there is a password in it: put that into a file, and name it as the password file",
-		"redis://:geheim@a":           "there is a password in it: put that into a file, and name it as the password file",
-		"redis://u:ge/he@im@a":        "there is a password in it: put that into a file, and name it as the password file",
-		"redis+sentinel://a":          "what Sentinel calls the master is missing: redis+sentinel://host,host/master",
-		"redis+sentinel://a/main/1":   "what Sentinel calls the master is missing: redis+sentinel://host,host/master",
-		"redis+sentinel://a/m?tls=on": `unknown option "tls=on": only db=number is known`,
-		"redis+cluster://a/1":         `a Cluster has no database "1"`,
-		"redis+cluster://a,":          "a host is missing",
+		"":                             "it does not begin with redis://, rediss://, redis+sentinel:// or redis+cluster://",
+		"localhost:6379":               "it does not begin with redis://, rediss://, redis+sentinel:// or redis+cluster://",
+		"http://localhost":             `unknown scheme "http": redis, rediss, redis+sentinel, rediss+sentinel, redis+cluster or rediss+cluster`,
+		"redis+":                       "it does not begin with redis://, rediss://, redis+sentinel:// or redis+cluster://",
+		"redis+://a":                   `unknown scheme "redis+": redis, rediss, redis+sentinel, rediss+sentinel, redis+cluster or rediss+cluster`,
+		"redis+unix://a":               `unknown scheme "redis+unix": redis, rediss, redis+sentinel, rediss+sentinel, redis+cluster or rediss+cluster`,
+		"redis://":                     "a host is missing",
+		"redis://:6379":                "a host is missing",
+		"redis://a:port":               `host "a:port": "port" is not a port`,
+		"redis://a:0":                  `host "a:0": "0" is not a port`,
+		"redis://fe80::1":              `host "fe80::1": an IPv6 address goes into brackets`,
+		"redis://a/one":                `"one" is not the number of a database`,
+		"redis://a?db=1":               `unknown option "db=1"`,
+		"redis://a,b":                  "several hosts: with Sentinel the scheme is redis+sentinel, with a Cluster redis+cluster",
+		"redis://airgate@a":            "there is a user or a password in it: they are named beside it, the password by its file",
+		"redis://u:geheim@a":           "there is a user or a password in it: they are named beside it, the password by its file",
+		"redis://:geheim@a":            "there is a user or a password in it: they are named beside it, the password by its file",
+		"redis+cluster://u:ge/he@im@a": "there is a user or a password in it: they are named beside it, the password by its file",
+		"redis+sentinel://a":           "what Sentinel calls the master is missing: redis+sentinel://host,host/master",
+		"redis+sentinel://a/main/1":    "what Sentinel calls the master is missing: redis+sentinel://host,host/master",
+		"redis+sentinel://a/m?tls=on":  `unknown option "tls=on": only db=number is known`,
+		"redis+cluster://a/1":          `a Cluster has no database "1"`,
+		"redis+cluster://a,":           "a host is missing",
 	} {
 		if got, err := parseURL(text); err == nil || err.Error() != want {
 			t.Errorf("parseURL(%q) = %+v, %v; want error %s", text, got, err, want)
@@ -100,18 +103,20 @@ func TestParseURL(t *testing.T) {
 func TestNew(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t, redistest.Redis(t), "--requirepass", "geheim")
-	password := file(t, "geheim\n")
+	password := file(t, "geheim\r\n")
 	evicting := redistest.Start(t, redistest.Valkey(t), "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
 	for name, c := range map[string]struct {
 		config      Config
 		want        string
 		unavailable bool
 	}{
-		"url":               {Config{URL: "redis://u:geheim@a"}, "quota store: url: there is a password in it", false},
-		"no server":         {Config{URL: "redis://127.0.0.1:1"}, "quota store redis://127.0.0.1:1: quota store unavailable: dial tcp 127.0.0.1:1: connect: connection refused", true},
+		"url":               {Config{URL: "redis://u:geheim@a"}, "url: there is a user or a password in it", false},
+		"no server":         {Config{URL: "redis://127.0.0.1:1"}, "redis://127.0.0.1:1: quota store unavailable: dial tcp 127.0.0.1:1: connect: connection refused", true},
 		"no password":       {Config{URL: s.URL()}, "NOAUTH", true},
 		"wrong password":    {Config{URL: s.URL(), PasswordFile: file(t, "geheimer")}, "WRONGPASS", true},
-		"no password file":  {Config{URL: s.URL(), PasswordFile: "/nowhere/at/all"}, "quota store: password file: open /nowhere/at/all: no such file or directory", false},
+		"a second line":     {Config{URL: s.URL(), PasswordFile: file(t, "geheim\n\n")}, "WRONGPASS", true},
+		"wrong user":        {Config{URL: s.URL(), Username: "nobody", PasswordFile: password}, "WRONGPASS", true},
+		"no password file":  {Config{URL: s.URL(), PasswordFile: "/nowhere/at/all"}, "password file: open /nowhere/at/all: no such file or directory", false},
 		"empty password":    {Config{URL: s.URL(), PasswordFile: file(t, "\n")}, " is empty", false},
 		"sentinel password": {Config{URL: s.URL(), PasswordFile: password, SentinelPasswordFile: password}, "the url is not redis+sentinel://", false},
 		"CA without TLS":    {Config{URL: s.URL(), PasswordFile: password, CAFile: password}, "the url is not rediss://", false},
@@ -136,8 +141,14 @@ func TestNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := st.Client().Ping(t.Context()).Err(); err != nil {
+		t.Errorf("Ping by the client = error %v", err)
+	}
 	if err := st.Close(); err != nil {
 		t.Error(err)
+	}
+	if err := st.Client().Ping(t.Context()).Err(); !errors.Is(err, goredis.ErrClosed) {
+		t.Errorf("Ping by the client of a closed store = error %v, want %v", err, goredis.ErrClosed)
 	}
 }
 
@@ -148,7 +159,7 @@ func TestPasswordChanges(t *testing.T) {
 	s := redistest.Start(t, redistest.Valkey(t))
 	s.Do(t, "ACL", "SETUSER", "airgate", "on", ">one", "~*", "&*", "+@all")
 	password := file(t, "one")
-	st := open(t, Config{URL: "redis://airgate@" + s.Addr, PasswordFile: password})
+	st := open(t, Config{URL: s.URL(), Username: "airgate", PasswordFile: password})
 	s.Do(t, "ACL", "SETUSER", "airgate", "resetpass", ">two")
 	if err := os.WriteFile(password, []byte("two\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -382,7 +382,7 @@ func hide(t *testing.T, addr string, servers ...*redistest.Server) Config {
 	for _, s := range servers {
 		s.Do(t, "ACL", "SETUSER", "airgate", "on", "nopass", "resetchannels", "~airgate:q:*", "&airgate:q:*", "+@all", "-info")
 	}
-	return Config{URL: "redis://airgate@" + addr, PasswordFile: file(t, "any")}
+	return Config{URL: "redis://" + addr, Username: "airgate", PasswordFile: file(t, "any")}
 }
 
 // TestMissing: who had a part of what is lost and does not come back is waited

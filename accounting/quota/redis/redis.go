@@ -56,17 +56,18 @@ const patience = 5 * time.Second
 
 // Config configures a Store.
 type Config struct {
-	// URL says where the state is, without any secret:
+	// URL says where the state is:
 	//
-	//	redis://[user@]host[:6379][/database]
-	//	redis+sentinel://[user@]host[:26379],host[:26379]…/master[?db=database]
-	//	redis+cluster://[user@]host[:6379],host[:6379]…
+	//	redis://host[:6379][/database]
+	//	redis+sentinel://host[:26379],host[:26379]…/master[?db=database]
+	//	redis+cluster://host[:6379],host[:6379]…
 	//
 	// and the same with rediss for TLS, in which the server's certificate is for the
 	// host of the URL, or for that which Sentinel or the Cluster tells.
 	URL string
 
-	PasswordFile         string // holds the password; read again on each connection
+	Username             string // of an ACL user; "" = the default one
+	PasswordFile         string // holds the password, a line end behind it does not count; read again on each connection
 	SentinelPasswordFile string // holds that of the Sentinels; read once
 	CAFile               string // PEM certificates to trust instead of the system's
 
@@ -127,11 +128,11 @@ func New(ctx context.Context, c Config) (*Store, error) {
 func newStore(ctx context.Context, c Config, p pace) (*Store, error) {
 	u, err := parseURL(c.URL)
 	if err != nil {
-		return nil, fmt.Errorf("quota store: url: %w", err)
+		return nil, fmt.Errorf("url: %w", err)
 	}
 	o, err := options(ctx, u, &c)
 	if err != nil {
-		return nil, fmt.Errorf("quota store: %w", err)
+		return nil, err
 	}
 	goredis.SetLogger(silence{}) // what it says is in the errors that calls return
 	s := &Store{deadline: cmp.Or(c.Deadline, DefaultDeadline), pace: p, log: c.Log, client: newClient(u, o), fleet: newFleet()}
@@ -148,11 +149,11 @@ func newStore(ctx context.Context, c Config, p pace) (*Store, error) {
 	}
 	o.ReadTimeout, o.WriteTimeout = patience, patience
 	if err := s.check(ctx, newClient(u, o)); err != nil {
-		return nil, errors.Join(fmt.Errorf("quota store %s: %w", u, err), s.client.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", u, err), s.client.Close())
 	}
 	if c.Registerer != nil {
 		if err := s.metrics.register(c.Registerer); err != nil {
-			return nil, errors.Join(fmt.Errorf("quota store: %w", err), s.client.Close())
+			return nil, errors.Join(fmt.Errorf("register metrics: %w", err), s.client.Close())
 		}
 	}
 	probing, end := context.WithCancel(context.WithoutCancel(ctx)) // until Close
@@ -162,6 +163,10 @@ func newStore(ctx context.Context, c Config, p pace) (*Store, error) {
 	}
 	return s, nil
 }
+
+// Client is the connections of s, for other state on the same server. They end
+// with s. A try takes half of Config.Deadline at most.
+func (s *Store) Client() goredis.UniversalClient { return s.client }
 
 // Close ends all connections. No call may be under way.
 func (s *Store) Close() error {
@@ -189,10 +194,10 @@ func options(ctx context.Context, u *address, c *Config) (*goredis.UniversalOpti
 		MaxRetryBackoff:       deadline / 8,
 		PipelinePoolSize:      -1,
 	}
-	if c.PasswordFile != "" || u.user != "" {
+	if c.PasswordFile != "" || c.Username != "" {
 		o.CredentialsProviderContext = func(context.Context) (user, password string, err error) {
 			password, err = secret(c.PasswordFile)
-			return u.user, password, err
+			return c.Username, password, err
 		}
 		if _, _, err := o.CredentialsProviderContext(ctx); err != nil {
 			return nil, fmt.Errorf("password file: %w", err)
@@ -230,7 +235,7 @@ func options(ctx context.Context, u *address, c *Config) (*goredis.UniversalOpti
 	return o, nil
 }
 
-// secret is the first line of a file; "" of none.
+// secret is what a file holds, without the end of its line; "" of none.
 func secret(file string) (string, error) {
 	if file == "" {
 		return "", nil
@@ -239,11 +244,11 @@ func secret(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	if line = strings.TrimSuffix(line, "\r"); line == "" {
+	word := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+	if word == "" {
 		return "", fmt.Errorf("%s is empty", file)
 	}
-	return line, nil
+	return word, nil
 }
 
 func newClient(u *address, o *goredis.UniversalOptions) goredis.UniversalClient {

@@ -21,13 +21,12 @@ const (
 type address struct {
 	kind     kind
 	tls      bool
-	user     string
 	hosts    []string // host:port
 	master   string   // what Sentinel calls it
 	database int
 }
 
-// String is the URL without the user.
+// String is the servers of the URL.
 func (a *address) String() string {
 	scheme := "redis"
 	if a.tls {
@@ -59,11 +58,8 @@ func parseURL(text string) (*address, error) {
 	if a.kind == sentinel {
 		port = "26379"
 	}
-	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
-		if a.user = rest[:i]; strings.ContainsAny(a.user, ":/") {
-			return nil, errors.New("there is a password in it: put that into a file, and name it as the password file")
-		}
-		rest = rest[i+1:]
+	if strings.Contains(rest, "@") {
+		return nil, errors.New("there is a user or a password in it: they are named beside it, the password by its file")
 	}
 	rest, query, hasQuery := strings.Cut(rest, "?")
 	hosts, path, _ := strings.Cut(rest, "/")
