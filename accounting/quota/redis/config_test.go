@@ -152,6 +152,40 @@ func TestNew(t *testing.T) {
 	}
 }
 
+// TestNewMissesOne: one of a Cluster that cannot be asked is not one that hides
+// INFO.
+func TestNewMissesOne(t *testing.T) {
+	t.Parallel()
+	nodes := redistest.Cluster(t, redistest.Valkey(t))
+	nodes[0].Kill() // shard 0 is on the last
+	st, err := New(t.Context(), Config{URL: "redis+cluster://" + nodes[1].Addr})
+	if err == nil {
+		t.Fatalf("New = %v, want an error", errors.Join(st.Close()))
+	}
+	if !errors.Is(err, quota.ErrUnavailable) {
+		t.Errorf("New = error %v, want %v", err, quota.ErrUnavailable)
+	}
+}
+
+// TestNewWithoutINFO: a server that has no INFO is taken, and what that costs is
+// told.
+func TestNewWithoutINFO(t *testing.T) {
+	t.Parallel()
+	for _, b := range []redistest.Binary{redistest.Redis(t), redistest.Valkey(t)} {
+		log := &logged{}
+		st, err := New(t.Context(), Config{URL: redistest.Start(t, b, "--rename-command", "INFO", "").URL(), Log: log.logger(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.DetectsLoss() || !log.has("quota store hides INFO") || !log.has("except after a server that lost writes") {
+			t.Errorf("%s: DetectsLoss = %v, want false and a log that says so", b, st.DetectsLoss())
+		}
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestPasswordChanges: each new connection has the password that the file holds
 // then.
 func TestPasswordChanges(t *testing.T) {

@@ -465,19 +465,20 @@ func (s *Store) check(ctx context.Context, client goredis.UniversalClient) error
 	}
 	var mu sync.Mutex
 	var servers []string
+	var unfit error
 	look := func(ctx context.Context, node *goredis.Client) error {
 		text, err := node.Info(ctx).Result()
-		if err != nil {
+		if goredis.HasErrorPrefix(err, "NOPERM") || goredis.HasErrorPrefix(err, "unknown command") {
 			s.log.Warn("quota store hides INFO: its version and maxmemory-policy are not known; it must be noeviction", "error", err)
 			return nil
 		}
-		server, err := accept(text)
 		if err != nil {
 			return err
 		}
+		server, err := accept(text)
 		mu.Lock()
 		defer mu.Unlock()
-		servers = append(servers, server)
+		servers, unfit = append(servers, server), errors.Join(unfit, err)
 		return nil
 	}
 	var err error
@@ -488,7 +489,10 @@ func (s *Store) check(ctx context.Context, client goredis.UniversalClient) error
 		err = look(ctx, client)
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", quota.ErrUnavailable, err)
+	}
+	if unfit != nil {
+		return unfit
 	}
 	id, err := client.Eval(ctx, `local i = redis.pcall('INFO', 'replication') return type(i) == 'string' and string.match(i, 'master_replid:(%x+)') or '?'`, []string{registerKey(0)}).Text()
 	if err != nil {
