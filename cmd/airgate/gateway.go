@@ -243,7 +243,7 @@ func (g *gateway) auditOverrides(ctx context.Context) error {
 }
 
 func (g *gateway) openLedger(ctx context.Context) error {
-	store, shared, closeStore, err := openStore(ctx, g.snapshot, g.journal.Writer(), g.registry, g.log)
+	store, shared, closeStore, err := openStore(ctx, g.snapshot, g.registry, g.log)
 	g.closeStore = closeStore
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"airgate/accounting/quota"
 	"airgate/accounting/quota/memory"
+	"airgate/accounting/quota/redis"
 	"airgate/policy/config"
 )
 
@@ -29,24 +30,26 @@ func aloneOrShared(q config.Quota) error {
 		"write quota: {store: memory, replicas: 1} and keep the workload at one replica, or share a store (redis, valkey)")
 }
 
-// openStore opens the quota store that s names for a replica.incarnation. shared
-// says that other airgates count on it, too. closeStore is never nil.
-func openStore(ctx context.Context, s *config.Snapshot, replica string, r prometheus.Registerer, log *slog.Logger) (
+// openStore opens the quota store that s names. shared says that other airgates
+// count on it, too. closeStore is never nil.
+func openStore(ctx context.Context, s *config.Snapshot, r prometheus.Registerer, log *slog.Logger) (
 	store quota.Store, shared bool, closeStore func() error, err error,
 ) {
 	if !s.Quota.Shared() {
 		return memory.New(), false, func() error { return nil }, nil
 	}
-	store, closeStore, err = openShared(ctx, s.Quota, replica, r, log)
+	opened, err := openShared(ctx, s.Quota, r, log)
 	if err != nil {
 		return nil, true, func() error { return nil }, storeFault(s.Quota.Store, err)
 	}
-	return store, true, closeStore, nil
+	return opened, true, opened.Close, nil
 }
 
-// openShared is where a store that airgates share is built in.
-func openShared(_ context.Context, q config.Quota, _ string, _ prometheus.Registerer, _ *slog.Logger) (quota.Store, func() error, error) { //nolint:unparam // none is, yet
-	return nil, nil, fmt.Errorf("%s is not built into this version", q.Store)
+// openShared opens a store that airgates share.
+func openShared(ctx context.Context, q config.Quota, r prometheus.Registerer, log *slog.Logger) (*redis.Store, error) {
+	return redis.New(ctx, redis.Config{
+		URL: q.URL, Username: q.Username, PasswordFile: q.PasswordFile, Deadline: q.Deadline, Registerer: r, Log: log,
+	})
 }
 
 // storeFault tells a store that cannot be reached, or whose password cannot be

@@ -5,27 +5,67 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"airgate/accounting/quota"
+	"airgate/accounting/quota/redis/redistest"
 	"airgate/policy/config"
 )
 
-// A store that this build does not have never becomes one in memory: each
-// airgate would allow every budget once more.
 func TestOpenStore(t *testing.T) {
-	for name, want := range map[string]string{
-		"memory": "",
-		"redis":  "store: redis is not built into this version",
-		"valkey": "store: valkey is not built into this version",
+	for name, test := range map[string]struct {
+		quota config.Quota
+		want  string // how the error begins
+	}{
+		"memory":      {config.Quota{Store: "memory"}, ""},
+		"not running": {config.Quota{Store: "valkey", URL: "redis://127.0.0.1:1"}, "store: redis://127.0.0.1:1: quota store unavailable: dial tcp 127.0.0.1:1: connect: connection refused: is valkey running, "},
+		"no password": {config.Quota{Store: "redis", URL: "redis://127.0.0.1:1", PasswordFile: "/nowhere"}, "store: password file: open /nowhere: no such file or directory: is redis running, "},
 	} {
-		s := &config.Snapshot{Quota: config.Quota{Store: name}}
-		store, shared, closeStore, err := openStore(t.Context(), s, "a.1", nil, slog.New(slog.DiscardHandler))
-		if (store == nil) == (want == "") || shared == (want == "") || (err == nil) != (want == "") || err != nil && err.Error() != want {
-			t.Errorf("%s: openStore = %v, %v, %v, want %q", name, store, shared, err, want)
+		store, shared, closeStore, err := openStore(t.Context(), &config.Snapshot{Quota: test.quota}, nil, slog.New(slog.DiscardHandler))
+		if (store == nil) == (test.want == "") || shared == (test.want == "") || (err == nil) != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
+			t.Errorf("%s: openStore = %v, %v, error %v, want %q", name, store, shared, err, test.want)
 		}
 		if err := closeStore(); err != nil {
 			t.Errorf("%s: close = %v", name, err)
+		}
+	}
+}
+
+// TestOpenSharedStore: what the config says of a store gets there.
+func TestOpenSharedStore(t *testing.T) {
+	server := redistest.Start(t, redistest.Redis(t))
+	server.Do(t, "ACL", "SETUSER", "airgate", "on", ">geheim", "~*", "&*", "+@all")
+	server.Do(t, "ACL", "SETUSER", "default", "off")
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("geheim\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for deadline, answered := range map[time.Duration]bool{time.Minute: true, 1: false} {
+		q := config.Quota{Store: "redis", URL: server.URL(), Username: "airgate", PasswordFile: password, Deadline: deadline}
+		registry := prometheus.NewRegistry()
+		store, shared, closeStore, err := openStore(t.Context(), &config.Snapshot{Quota: q}, registry, slog.New(slog.DiscardHandler))
+		if err != nil || !shared {
+			t.Fatalf("deadline %s: openStore = %v, %v", deadline, shared, err)
+		}
+		call := quota.Take{Key: quota.Key{Account: "rate"}, Replica: "a.1", Seq: 1, Want: 1, Capacity: 1}
+		if _, err := store.Take(t.Context(), call); (err == nil) != answered || err != nil && !errors.Is(err, quota.ErrUnavailable) {
+			t.Errorf("deadline %s: Take = error %v, want an answer: %v", deadline, err, answered)
+		}
+		if n, err := testutil.GatherAndCount(registry, "airgate_store_up"); n != 1 || err != nil {
+			t.Errorf("airgate_store_up has %d values, %v; want 1", n, err)
+		}
+		if err := closeStore(); err != nil {
+			t.Errorf("close = %v", err)
+		}
+		if _, err := store.Take(t.Context(), call); err == nil {
+			t.Error("Take of a store that is closed is no error")
 		}
 	}
 }
