@@ -499,6 +499,31 @@ func TestCluster(t *testing.T) {
 	w.settle(0)
 }
 
+// TestReshard: each shard's slot is moved from one master to another under calls.
+// To its register the other is a server that it was not whole on.
+func TestReshard(t *testing.T) {
+	for _, b := range servers(t, redistest.Redis(t), redistest.Valkey(t)) {
+		t.Run(b.String(), func(t *testing.T) {
+			t.Parallel()
+			nodes := redistest.Cluster(t, b)
+			w := newWorld(t, Config{URL: "redis+cluster://" + nodes[0].Addr}, 3)
+			w.run(func() {
+				for i := range shards {
+					redistest.Move(t, nodes, registerKey(i), 5*time.Millisecond)
+				}
+			})
+			w.settle(0)
+			for _, redirection := range []string{"MOVED", "ASK", "TRYAGAIN"} {
+				if n := redistest.Errors(t, nodes, redirection); n == 0 {
+					t.Errorf("no call was answered with %s: the test shows nothing", redirection)
+				} else {
+					t.Logf("%d calls were answered with %s", n, redirection)
+				}
+			}
+		})
+	}
+}
+
 func within30s(done func() bool) bool {
 	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {

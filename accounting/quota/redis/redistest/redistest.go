@@ -297,6 +297,47 @@ func Cluster(t testing.TB, b Binary, flags ...string) []*Server {
 	return nodes
 }
 
+// Move moves the slot of key, with all that is in it, from the node of a Cluster
+// that has it to the next one, as resharding does: key by key, with a pause
+// between them.
+func Move(t testing.TB, nodes []*Server, key string, pause time.Duration) {
+	t.Helper()
+	slot := nodes[0].Do(t, "CLUSTER", "KEYSLOT", key)
+	count := func(s *Server) int64 { n, _ := s.Do(t, "CLUSTER", "COUNTKEYSINSLOT", slot).(int64); return n }
+	i := slices.IndexFunc(nodes, func(s *Server) bool { return count(s) > 0 })
+	if i < 0 {
+		t.Fatalf("no node has keys in the slot of %s", key)
+	}
+	from, to := nodes[i], nodes[(i+1)%len(nodes)]
+	id := to.Do(t, "CLUSTER", "MYID")
+	to.Do(t, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.Do(t, "CLUSTER", "MYID"))
+	from.Do(t, "CLUSTER", "SETSLOT", slot, "MIGRATING", id)
+	host, port, _ := net.SplitHostPort(to.Addr)
+	for count(from) > 0 {
+		keys, _ := from.Do(t, "CLUSTER", "GETKEYSINSLOT", slot, 1).([]any)
+		for _, key := range keys {
+			from.Do(t, "MIGRATE", host, port, key, 0, 5000)
+		}
+		time.Sleep(pause)
+	}
+	for _, s := range append([]*Server{to, from}, nodes...) {
+		s.Do(t, "CLUSTER", "SETSLOT", slot, "NODE", id)
+	}
+}
+
+// Errors is how many commands the nodes have answered with an error of a code.
+func Errors(t testing.TB, nodes []*Server, code string) (n int) {
+	t.Helper()
+	for _, s := range nodes {
+		info := fmt.Sprint(s.Do(t, "INFO", "errorstats"))
+		_, after, _ := strings.Cut(info, "errorstat_"+code+":count=")
+		var one int
+		_, _ = fmt.Sscan(after, &one)
+		n += one
+	}
+	return n
+}
+
 // Sentinel starts one that watches master under the name main, and promotes a
 // replica within a second of its end.
 func Sentinel(t testing.TB, master *Server) *Server {
