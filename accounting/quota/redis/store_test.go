@@ -19,12 +19,28 @@ import (
 // TestDeadline: no call waits longer than its deadline, whatever the server does,
 // and calls after one that failed do not wait at all.
 func TestDeadline(t *testing.T) {
-	t.Parallel()
-	s := redistest.Start(t, redistest.Redis(t))
-	p := redistest.NewProxy(t, s.Addr)
+	t.Run("without TLS", func(t *testing.T) {
+		t.Parallel()
+		s := redistest.Start(t, redistest.Redis(t))
+		p := redistest.NewProxy(t, s.Addr)
+		deadlines(t, s, p, Config{URL: "redis://" + p.Addr}, s.Addr)
+	})
+	t.Run("with TLS", func(t *testing.T) {
+		t.Parallel()
+		s, a := redistest.Start(t, redistest.Redis(t)), newAuthority(t)
+		addr := redistest.NewTLSProxy(t, s.Addr, a.server(t, "127.0.0.1")).Addr
+		p := redistest.NewProxy(t, addr)
+		deadlines(t, s, p, Config{URL: "rediss://" + p.Addr, CAFile: a.file}, addr)
+	})
+}
+
+// deadlines has calls of c go to addr through p, to s in the end.
+func deadlines(t *testing.T, s *redistest.Server, p *redistest.Proxy, c Config, addr string) {
+	t.Helper()
 	registry := prometheus.NewRegistry()
 	const deadline = 400 * time.Millisecond
-	st := open(t, Config{URL: "redis://" + p.Addr, Deadline: deadline, Registerer: registry})
+	c.Deadline, c.Registerer = deadline, registry
+	st := open(t, c)
 	call := quota.Take{Key: quota.Key{Account: "rate"}, Replica: "r", Want: 1, Capacity: 1 << 40}
 	take := func() (time.Duration, error) {
 		call.Seq++
@@ -43,7 +59,7 @@ func TestDeadline(t *testing.T) {
 	for name, fault := range map[string]struct{ begin, end func() }{
 		"stopped":   {s.Pause, s.Resume},
 		"half open": {func() { p.HalfOpen(true) }, func() { p.HalfOpen(false); p.Cut() }},
-		"gone":      {func() { p.To("127.0.0.1:1") }, func() { p.To(s.Addr) }},
+		"gone":      {func() { p.To("127.0.0.1:1") }, func() { p.To(addr) }},
 		"slow":      {func() { p.Delay(time.Second) }, func() { p.Delay(0); p.Cut() }},
 		// Each step of a new connection is within the limit of one, all are not.
 		"slow steps": {func() { s.Do(t, "SCRIPT", "FLUSH"); p.Delay(deadline * 9 / 20); p.Cut() }, func() { p.Delay(0); p.Cut() }},

@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"crypto/tls"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -29,10 +30,26 @@ type Proxy struct {
 // NewProxy listens on a free port and forwards to addr, until the test ends.
 func NewProxy(t testing.TB, addr string) *Proxy {
 	t.Helper()
+	return newProxy(t, addr, listen(t))
+}
+
+// NewTLSProxy ends TLS before a server that has none.
+func NewTLSProxy(t testing.TB, addr string, c *tls.Config) *Proxy {
+	t.Helper()
+	return newProxy(t, addr, tls.NewListener(listen(t), c))
+}
+
+func listen(t testing.TB) net.Listener {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return l
+}
+
+func newProxy(t testing.TB, addr string, l net.Listener) *Proxy {
+	t.Helper()
 	p := &Proxy{Addr: l.Addr().String(), listener: l, conns: make(map[net.Conn]struct{})}
 	p.target.Store(&addr)
 	p.copying.Go(p.serve)

@@ -297,6 +297,29 @@ func Cluster(t testing.TB, b Binary, flags ...string) []*Server {
 	return nodes
 }
 
+// Announce has each node of a Cluster tell clients and other nodes the address of
+// the same place in the list, and waits until all have heard.
+func Announce(t testing.TB, nodes []*Server, addrs []string) {
+	t.Helper()
+	var ports []string
+	for i, s := range nodes {
+		_, port, _ := net.SplitHostPort(addrs[i])
+		s.Do(t, "CONFIG", "SET", "cluster-announce-port", port)
+		ports = append(ports, port)
+	}
+	for _, s := range nodes {
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			slots := fmt.Sprint(s.Do(t, "CLUSTER", "SLOTS"))
+			if !slices.ContainsFunc(ports, func(port string) bool { return !strings.Contains(slots, port) }) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("not all ports of %s are known within 20 s:\n%s", ports, slots)
+			}
+		}
+	}
+}
+
 // Move moves the slot of key, with all that is in it, from the node of a Cluster
 // that has it to the next one, as resharding does: key by key, with a pause
 // between them.
