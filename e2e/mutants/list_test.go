@@ -374,8 +374,8 @@ func list() []mutant {
 		{
 			breaks: "a bucket that is not full has no more than it has",
 			file:   "accounting/quota/redis/take.lua",
-			line:   "if not took and n > 0 and wait <= 0 then",
-			mutant: "if not took and n > 0 then",
+			line:   "if wait == 0 then",
+			mutant: "if true then",
 			tests:  "TestContract/redis",
 		},
 		{

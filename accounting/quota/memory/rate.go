@@ -58,11 +58,10 @@ func (b *bucket) take(r *taker, c *quota.Take, now int64) (wait int64) {
 	}
 	r.seq = c.Seq
 	// More than the bucket holds can be had once it is full.
-	there := max(0, c.Capacity-(b.tat-now))
 	if wait := b.tat - now - max(0, c.Capacity-c.Need); c.Need > 0 && wait > 0 {
 		return wait
 	}
-	n := max(c.Need, min(c.Want, there))
+	n := max(c.Need, min(c.Want, c.Capacity-(b.tat-now)))
 	r.taken += n
 	b.tat += n
 	return 0

@@ -25,12 +25,12 @@ if seq >= q then
   if returned > u then u, tat = returned, math.max(now, tat - (returned - u)) end
   if seq > q then
     q = seq
-    local took = false
-    for _, n in ipairs({want, need}) do
-      wait = tat - now - math.max(0, capacity - n)
-      if not took and n > 0 and wait <= 0 then t, tat, took = t + n, tat + n, true end
+    -- More than the bucket holds can be had once it is full.
+    if need > 0 then wait = math.max(0, tat - now - math.max(0, capacity - need)) end
+    if wait == 0 then
+      local n = math.max(need, math.min(want, capacity - (tat - now)))
+      t, tat = t + n, tat + n
     end
-    if took or need == 0 then wait = 0 end
   end
   if tat > most or t > most then return redis.error_reply('ERR the amounts of a rate pass 2^53') end
   redis.call('HSET', bucket, 'tat', text(tat), me, table.concat({text(t), text(u), text(q), text(now)}, ' '))
@@ -42,4 +42,4 @@ if seq >= q then
     end
   end
 end
-return {text(q), text(t), text(tat - now), text(math.max(0, wait))}
+return {text(q), text(t), text(tat - now), text(wait)}
