@@ -74,7 +74,7 @@ func newPseudonym(t *terminal, f *flags) *cobra.Command {
 		Long: "NAME is what callers say in x-airgate-user, or with --session in x-airgate-session, to the letter. Records do\n" +
 			"not have it, but a hash of it that is keyed with hash.key below --data. So who may read that file can look up a\n" +
 			"name; nobody can tell the name of a pseudonym, but by trying names.",
-		Example: "  airgate usage report --by user,model -o csv | grep \"$(airgate usage pseudonym kim@example.com)\"",
+		Example: "  kim=$(airgate usage pseudonym kim@example.com) && airgate usage report --by user,model -o csv | grep \"$kim\"",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 || args[0] == "" {
 				return usageFault(errors.New("want one name, as callers say it"))
