@@ -28,8 +28,8 @@ func newAuditVerify(t *terminal, f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Prove that no record of the journal below --data was lost or changed",
-		Long: "Reads every record of the journal and of the records database, checks sums, numbers and the chain, that the two\n" +
-			"are one book, and that each checkpoint of the journal holds what the records before it add up to. The journal\n" +
+		Long: "Reads every record of the journal and of the records database, proves checksums, numbers and the chain, that the\n" +
+			"two are one book, and that each checkpoint of the journal holds what the records before it add up to. The journal\n" +
 			"deletes what the database has, so older records may be only there. Records behind the last head that is held in\n" +
 			"another place are sound and not anchored: nothing outside of the journal vouches for them yet. It works while\n" +
 			"airgate runs, and, with the database in its usual place, without a config.",
@@ -45,7 +45,7 @@ func newAuditVerify(t *terminal, f *flags) *cobra.Command {
 				err = tellProof(t, &output, proofOf(report))
 			}
 			if err == nil && !report.Sound() {
-				err = errors.New("the journal is not what was written")
+				err = errors.New("the book is not what was written: a backup may have what is gone or damaged (README.md, The data directory)")
 			}
 			return err
 		},
@@ -65,7 +65,7 @@ func verify(ctx context.Context, t *terminal, f *flags) (report journal.Report, 
 	}
 	empty := func() journal.State { return accounting.NewBalances() }
 	if records == nil {
-		t.say("there is no records database, so nothing outside of the journal vouches for it")
+		t.say("none yet, lost, or sinks: []: there is no records database, so nothing outside of the journal vouches for it")
 		return journal.Verify(ctx, dir, nil, empty)
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
@@ -79,6 +79,9 @@ func book(ctx context.Context, t *terminal, f *flags) (*sqlite.Reader, error) {
 	snapshot, err := loadConfig(f.config)
 	if err != nil {
 		if _, missing := os.Stat(path); missing != nil {
+			if _, none := os.Stat(journalDir(f.data)); none != nil {
+				return nil, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, none))
+			}
 			return nil, err
 		}
 		t.say("without a config that can be used (airgate validate says why), the records database is taken to be %s", path)

@@ -346,7 +346,7 @@ type Reader struct{ db *sql.DB }
 // OpenReadOnly opens the file at path, which must exist, for reading.
 func OpenReadOnly(ctx context.Context, path string) (*Reader, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open %s: no record was shipped there yet: %w", path, err)
+		return nil, fmt.Errorf("open %s: no record was shipped there yet, or it was lost and a backup has it: %w", path, err)
 	}
 	db, err := connect(path, "ro", "&_pragma=query_only(1)")
 	if err != nil {
