@@ -39,17 +39,21 @@ func (s *strangers) add(code Code, source string, now time.Time) {
 	k := strangerKey{now.Unix(), code, network(source)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.seen[k]; !ok && len(s.seen) >= maxStrangers {
-		k.network = restNetwork
-	}
 	s.countLocked(k, 1)
 }
 
-// countLocked keeps one rest for each code, from the second of its first.
+// countLocked keeps one rest for each code, from the second of its first: also of
+// what is put back, since others may have come meanwhile.
 func (s *strangers) countLocked(k strangerKey, n int64) {
+	if _, ok := s.seen[k]; !ok && len(s.seen)-len(s.rest) >= maxStrangers {
+		k.network = restNetwork
+	}
 	if k.network == restNetwork {
 		if second, ok := s.rest[k.code]; ok {
-			k.second = second
+			have := strangerKey{second, k.code, restNetwork}
+			n += s.seen[have]
+			delete(s.seen, have)
+			k.second = min(k.second, second)
 		}
 		s.rest[k.code] = k.second
 	}

@@ -1,6 +1,7 @@
 package processor
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -34,5 +35,44 @@ func TestOnlyTheWrittenCount(t *testing.T) {
 	}
 	if !r.own("k", BudgetExhausted, now.Add(time.Minute)) {
 		t.Errorf("a refusal has no record of its own with %d of its minute written", ownDenials-1)
+	}
+}
+
+// TestStrangersPutBackAreBounded: a Flush that fails slowly, while others come,
+// puts back no more than there is room for, and loses no count.
+func TestStrangersPutBackAreBounded(t *testing.T) {
+	s := strangers{seen: map[strangerKey]int64{}, rest: map[Code]int64{}}
+	now := time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC)
+	began, all := now, int64(0)
+	for range 3 { // a Flush that fails, each
+		for i := range maxStrangers + 5 {
+			s.add(KeyMissing, fmt.Sprintf("10.%d.%d.1:1", i/256, i%256), now)
+			all++
+		}
+		now = now.Add(2 * time.Second)
+		due := s.take(now)
+		for i := range maxStrangers + 5 {
+			s.add(KeyMissing, fmt.Sprintf("11.%d.%d.1:1", i/256, i%256), now)
+			all++
+		}
+		for _, c := range due {
+			c.back()
+		}
+		if len(s.seen) != maxStrangers+1 {
+			t.Fatalf("%d counts are kept, want %d networks and a rest", len(s.seen), maxStrangers)
+		}
+	}
+	sum := int64(0)
+	for _, c := range s.take(now.Add(time.Hour)) {
+		sum += c.record.Count
+		if c.record.Source == restNetwork && !c.record.Time.Equal(began) {
+			t.Errorf("the rest is counted from %s on, want from %s on", c.record.Time, began)
+		}
+	}
+	if sum != all {
+		t.Errorf("%d refusals are counted, want %d", sum, all)
+	}
+	if len(s.seen) != 0 || len(s.rest) != 0 {
+		t.Errorf("%d counts and %d rests are left, want none", len(s.seen), len(s.rest))
 	}
 }
