@@ -167,20 +167,22 @@ func merged(a, b *record.Record) *record.Record {
 	return a
 }
 
-// own says whether a refusal shall have a record of its own. Only those that are
-// in the journal count, told by recorded: when a crash loses the count of a
-// refusal that has none, so many others of its kind are there.
-func (r *repeated) own(keyID string, code Code, now time.Time) bool {
+// own says whether a refusal shall have a record of its own, and of which minute
+// it is one. Only those that are in the journal count, told by recorded: when a
+// crash loses the count of a refusal that has none, so many others of its kind are
+// there.
+func (r *repeated) own(keyID string, code Code, now time.Time) (minute int64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.atLocked(repeatedKey{keyID, code}, now.Unix()/60).own < ownDenials
+	have := r.atLocked(repeatedKey{keyID, code}, now.Unix()/60)
+	return have.minute, have.own < ownDenials
 }
 
 // recorded says that a refusal of own has its record.
-func (r *repeated) recorded(keyID string, code Code, now time.Time) {
+func (r *repeated) recorded(keyID string, code Code, minute int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if have := r.seen[repeatedKey{keyID, code}]; have != nil && have.minute == now.Unix()/60 {
+	if have := r.seen[repeatedKey{keyID, code}]; have != nil && have.minute == minute {
 		have.own++
 	}
 }

@@ -12,28 +12,34 @@ import (
 func TestOnlyTheWrittenCount(t *testing.T) {
 	r := repeated{seen: make(map[repeatedKey]*repeats)}
 	now := time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC)
+	own := func(now time.Time) bool {
+		_, ok := r.own("k", BudgetExhausted, now)
+		return ok
+	}
+	minute := now.Unix() / 60
 	for i := range ownDenials + 3 { // all at once
-		if !r.own("k", BudgetExhausted, now) {
+		if !own(now) {
 			t.Fatalf("refusal %d has no record of its own, and none is written yet", i+1)
 		}
 	}
 	for i := range ownDenials {
-		if !r.own("k", BudgetExhausted, now) {
+		if !own(now) {
 			t.Errorf("a refusal has no record of its own with %d written", i)
 		}
-		r.recorded("k", BudgetExhausted, now)
+		r.recorded("k", BudgetExhausted, minute)
 	}
-	if r.own("k", BudgetExhausted, now) {
+	if own(now) {
 		t.Errorf("a refusal has a record of its own with %d written", ownDenials)
 	}
-	if later := now.Add(time.Minute); !r.own("k", BudgetExhausted, later) {
+	later := now.Add(time.Minute)
+	if !own(later) {
 		t.Error("the next minute's first refusal has no record of its own")
 	}
-	r.recorded("k", BudgetExhausted, now) // of the minute before: it ended late
+	r.recorded("k", BudgetExhausted, minute) // of the minute before: it ended late
 	for range ownDenials - 1 {
-		r.recorded("k", BudgetExhausted, now.Add(time.Minute))
+		r.recorded("k", BudgetExhausted, minute+1)
 	}
-	if !r.own("k", BudgetExhausted, now.Add(time.Minute)) {
+	if !own(later) {
 		t.Errorf("a refusal has no record of its own with %d of its minute written", ownDenials-1)
 	}
 }

@@ -123,6 +123,9 @@ func TestAMinuteIsCountedOnce(t *testing.T) {
 		"a refusal that is late": {[]step{
 			{60 * time.Second, 30, false}, {59999 * time.Millisecond, 5, false}, {61 * time.Second, 25, true},
 		}, map[int]int64{1: 50}},
+		"refusals that are late with records of their own": {[]step{
+			{60 * time.Second, 1, false}, {59999 * time.Millisecond, 30, true}, {61 * time.Second, 25, true},
+		}, map[int]int64{1: 46}},
 		"a minute without": {[]step{
 			{5 * time.Second, 30, false}, {125 * time.Second, 30, false},
 		}, map[int]int64{0: 20, 2: 20}},

@@ -266,7 +266,8 @@ func (s *Stream) appendDenial(now time.Time) {
 	rec.Limits = s.hold.AppendLimits(nil)
 	rec.Duration = now.Sub(s.began)
 	s.p.metrics.finished(&rec, s.snap.Policy.Registered(rec.Purpose))
-	if !s.p.repeated.own(rec.KeyID, s.code, now) {
+	minute, own := s.p.repeated.own(rec.KeyID, s.code, now)
+	if !own {
 		s.p.repeated.add(&rec)
 		return
 	}
@@ -276,7 +277,7 @@ func (s *Stream) appendDenial(now time.Time) {
 		s.p.repeated.add(&rec)
 		return
 	}
-	s.p.repeated.recorded(rec.KeyID, s.code, now)
+	s.p.repeated.recorded(rec.KeyID, s.code, minute)
 }
 
 // log is the request's one line.
