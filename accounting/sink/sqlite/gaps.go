@@ -56,12 +56,13 @@ func (r *Reader) gaps(ctx context.Context, heads []record.Head) ([]sink.Gap, err
 }
 
 // What names records. A record that was damaged names none: it does not keep
-// the others from being told.
+// the others from being told. Nor does a writer that has a head and no record: it
+// begins behind that.
 const (
 	namedHeads = "SELECT coalesce(h.value ->> 'writer', ''), coalesce(CAST(h.value ->> 'seq' AS INTEGER), 0) FROM records AS r CROSS JOIN json_each(r.record, '$.heads') AS h" +
 		" WHERE r.type IN ('admin', 'start', 'adjust') AND r.type = 'start' AND json_valid(r.record) AND h.type = 'object'"
-	firstRecords = "SELECT writer, (SELECT min(seq) FROM (SELECT min(seq) AS seq FROM book AS b WHERE b.writer = h.writer UNION ALL" +
-		" SELECT min(seq) FROM parked AS p WHERE p.writer = h.writer)) FROM heads AS h"
+	firstRecords = "SELECT writer, coalesce((SELECT min(seq) FROM (SELECT min(seq) AS seq FROM book AS b WHERE b.writer = h.writer UNION ALL" +
+		" SELECT min(seq) FROM parked AS p WHERE p.writer = h.writer)), h.seq + 1) FROM heads AS h"
 )
 
 // numbers tells each writer, and number of a record, that the query finds.

@@ -371,6 +371,22 @@ func TestGapsPassOverADamagedRow(t *testing.T) {
 	}
 }
 
+// Nor does a writer of whom no record is left, as where somebody has deleted old
+// ones: all that its head names are missing.
+func TestGapsOfAWriterWithoutRecords(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "usage.db"))
+	write(t, s, sinktest.Book("a.1", 5))
+	write(t, s, recordtest.Chain("b.1", record.Record{Type: record.Admin}))
+	if err := s.Exec(t.Context(), "DELETE FROM book WHERE writer = 'a.1'"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Gaps(t.Context(), []record.Head{{Writer: "a.1", Seq: 7}})
+	want := []sink.Gap{{Writer: "a.1", First: 1, Last: 5}, {Writer: "a.1", First: 6, Last: 7}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("Gaps = %v, %v; want %v", got, err, want)
+	}
+}
+
 // The sums are what adding up the records gives, however they were batched and
 // repeated, to the nano-dollar.
 func TestUsageIsTheSumOfTheRecords(t *testing.T) {
