@@ -23,9 +23,10 @@ type Rules struct {
 	AllowUnbudgeted bool // a call that no enforced budget covers is not refused
 
 	// Known completes what a Subject says by what the configuration says of its
-	// key and its team. Budgets asks it: the text of an account has a key's id
-	// only, and overrides may be for its name, its team, or a tag. It is pure, and
-	// safe for concurrent use; nil = nothing more is known.
+	// key and its team, if it names one, else of its key's. Budgets asks it: the
+	// text of an account has a key's id only, and overrides may be for its name,
+	// its team, or a tag. It is pure, and safe for concurrent use; nil = nothing
+	// more is known.
 	Known func(*Subject)
 }
 
@@ -346,9 +347,13 @@ func (m *member) termsOf(a *account, s *Subject, now int64) *terms {
 // the configuration. a.mu is held.
 func (t *Table) known(a *account) Subject {
 	s := a.subject
-	if t.rules.Known != nil {
-		t.rules.Known(&s)
+	if t.rules.Known == nil {
+		return s
 	}
+	if !slices.Contains(a.set.id.each, Team) {
+		s.Teams = nil // of that call: its key may have moved since
+	}
+	t.rules.Known(&s)
 	return s
 }
 

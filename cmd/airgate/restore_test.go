@@ -13,6 +13,7 @@ import (
 	"airgate/accounting/money"
 	"airgate/accounting/quota/memory"
 	"airgate/accounting/record"
+	"airgate/policy/config"
 )
 
 // The text of an account has no more than a key's id, or a team. What an override
@@ -104,4 +105,49 @@ keys:
 		"team:search,key:kProd0000000": "12", "team:leaf,key:kProd0000000": "32, the override for team=root",
 		"user:u1": "13",
 	})
+}
+
+// What is shown of a key that has moved to another team is of that one, also
+// before its next call.
+func TestAMovedKeyHasTheOverridesOfItsTeam(t *testing.T) {
+	text := strings.Replace(testConfig, "{search: {}}", "{search: {}, root: {}}", 1)
+	text = strings.Replace(text, "per: month}]", `per: month},
+  {name: key, each: key, usd: 10, per: month, overrides: [{for: {team: root}, usd: 30}]},
+  {name: both, each: [team, key], usd: 12, per: month, overrides: [{for: {team: root}, usd: 32}]}]
+keys: [{id: kMove0000000, name: move, team: root, secrets: [{hash: "sha256:`+strings.Repeat("1", 64)+`", created: 2026-01-01}]}]
+`, 1)
+	now := time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC)
+	ledger, err := accounting.New(accounting.Config{Store: memory.New(), Replica: "test.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply := func(text string) *accounting.Table {
+		t.Helper()
+		snapshot, err := config.LoadBytes("airgate.yaml", []byte(text), now)
+		if err == nil {
+			err = ledger.Apply(snapshot.Limits, now)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return snapshot.Limits
+	}
+	check := func(when string, key, both money.NanoUSD) {
+		t.Helper()
+		for _, b := range ledger.Budgets(now) {
+			if want := map[string]money.NanoUSD{"key": key, "both": both}[b.Name]; want > 0 && (b.Limit != want*money.USD || len(b.Overrides) > 0 != (want >= 30)) {
+				t.Errorf("%s: %s has the limit %s, overrides %v, want %s", when, b.Account, b.Limit, b.Overrides, want*money.USD)
+			}
+		}
+	}
+	table := apply(text)
+	var h accounting.Hold
+	s := accounting.Subject{KeyID: "kMove0000000", KeyName: "move", Teams: []string{"root"}}
+	if r := ledger.Reserve(&h, table, &s, accounting.Need{USD: 1}, now); r != nil {
+		t.Fatal(*r)
+	}
+	ledger.Settle(&h, 1, 0, now)
+	check("after a call", 30, 32)
+	apply(strings.Replace(text, "name: move, team: root", "name: move, team: search", 1))
+	check("after it has moved", 10, 32) // the account of root and the key is root's still
 }
