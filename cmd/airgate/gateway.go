@@ -418,8 +418,8 @@ func (g *gateway) countRefusals(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case now := <-tick.C:
-			if err := g.processor.Flush(now); err != nil {
+		case <-tick.C: // its time may be older than refusals that are counted
+			if err := g.processor.Flush(time.Now()); err != nil {
 				g.log.Error("counted refusals are not recorded yet", slog.Any("error", err))
 			}
 		}

@@ -587,6 +587,69 @@ func TestAStopOnAFullDiskKeepsCounts(t *testing.T) {
 	})
 }
 
+// slow is a journal each of whose records takes a while.
+type slow struct {
+	takes   time.Duration
+	records []record.Record
+}
+
+func (s *slow) Append(r *record.Record) (journal.Position, error) {
+	time.Sleep(s.takes)
+	s.records = append(s.records, *r)
+	return journal.Position(len(s.records)), nil
+}
+
+func (*slow) Wait(context.Context, journal.Position) error { return nil }
+
+// A tick that waited while the journal was slow does not make two counts of one
+// second.
+func TestALateTickCountsASecondOnce(t *testing.T) {
+	snapshot, err := config.LoadBytes("airgate.yaml", []byte(testConfig), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		book := &slow{takes: 10500 * time.Millisecond}
+		ledger, err := accounting.New(accounting.Config{Store: memory.New(), Replica: "one"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := &gateway{}
+		g.log = slog.New(slog.DiscardHandler)
+		g.processor, err = processor.New(processor.Config{
+			Snapshot: func() *config.Snapshot { return snapshot }, Ledger: ledger, Journal: book,
+			HashKey: make([]byte, hashKeyBytes), BodyBytes: 1, Log: g.log,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stranger := func() {
+			s := g.processor.Begin(time.Now())
+			s.Step(&processor.RequestHeaders{
+				Headers: []processor.Header{{Name: ":method", Value: "POST"}, {Name: ":path", Value: "/v1/chat/completions"}}, Source: "192.0.2.1:1", Now: time.Now(),
+			})
+			s.Close(time.Now(), true)
+			s.Finish(time.Now(), processor.Cause{})
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		stranger()
+		go func() { done <- g.countRefusals(ctx) }()
+		time.Sleep(11200 * time.Millisecond) // the tick of the second second waits
+		stranger()
+		time.Sleep(500 * time.Millisecond) // it is received
+		stranger()
+		time.Sleep(time.Minute)
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if n := len(book.records); n != 2 || book.records[1].Count != 2 {
+			t.Errorf("%d records: %+v; want one that counts 1, and one that counts 2", n, book.records)
+		}
+	})
+}
+
 func TestHashKeyIsKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hash.key")
 	first, err := loadHashKey(disk.OS{}, path)
