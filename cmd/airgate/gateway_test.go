@@ -213,6 +213,64 @@ func TestLostDatabase(t *testing.T) {
 	}
 }
 
+// The journal alone tells balances where the database opens, and lacks something
+// further inside, or is not what the journal shipped; not where the journal itself
+// is damaged.
+func TestOfflineBalancesWithoutTheDatabase(t *testing.T) {
+	o := testOptions(t)
+	g := open(t, o)
+	denials(t, g, 3)
+	writer := g.journal.Writer()
+	if err := g.journal.Shipped(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, g)
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(o.data, "usage.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ask := func(without func(error)) error {
+		_, closeAll, err := offlineAPI(t.Context(), &flags{config: o.config, data: o.data}, without)
+		if err == nil {
+			closeAll()
+		}
+		return err
+	}
+	check := func(damage, words string) {
+		t.Helper()
+		if _, err := db.ExecContext(t.Context(), damage); err != nil {
+			t.Fatal(err)
+		}
+		var lacking error
+		if err := ask(func(err error) { lacking = err }); err != nil {
+			t.Errorf("after %q: %v, want balances", damage, err)
+		}
+		if words == "" && lacking != nil || words != "" && (lacking == nil || !strings.Contains(lacking.Error(), words)) {
+			t.Errorf("after %q it lacks: %v; want %q", damage, lacking, words)
+		}
+		if err := ask(nil); (err == nil) != (words == "") {
+			t.Errorf("after %q, where records are asked for: %v; want %q", damage, err, words)
+		}
+	}
+	check("SELECT 1", "")
+	check("UPDATE heads SET seq = 99", "are gone")
+	check("DROP TABLE heads", "no such table: heads")
+
+	segments, err := filepath.Glob(filepath.Join(journalDir(o.data), writer, "*"))
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("segments of %s: %v, %v", writer, segments, err)
+	}
+	for _, name := range segments {
+		if err := os.WriteFile(name, []byte("no segment"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ask(func(err error) { t.Errorf("with a damaged journal it is said to lack: %v", err) }); err == nil {
+		t.Error("with a damaged journal: nil, want its error")
+	}
+}
+
 // Without a sink the journal alone has the records; the rest works.
 func TestWithoutSink(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())

@@ -18,7 +18,6 @@ import (
 )
 
 // offlineAPI is the JSON API over a config and a data directory, without a
-// offlineAPI is the JSON API over a config and a data directory, without a
 // running airgate: balances are what a start would make of the journal and the
 // database, records are read from this. Where the database cannot be read, without
 // is told so, and the journal alone makes the balances; nil = that is an error.
@@ -44,6 +43,12 @@ func offlineAPI(ctx context.Context, f *flags, without func(error)) (_ http.Hand
 		}
 	}
 	ledger, err := replayed(ctx, f.data, records, snapshot, time.Now())
+	if err != nil && records != nil && without != nil {
+		if alone, failed := replayed(ctx, f.data, nil, snapshot, time.Now()); failed == nil { // else it is not the database
+			without(err)
+			ledger, err = alone, nil
+		}
+	}
 	if err != nil {
 		closeAll()
 		return nil, nil, err
