@@ -152,7 +152,8 @@ func (s *shipper) tellGaps(ctx context.Context) error {
 		words = append(words[:toldGaps], fmt.Sprintf("those of %d more writers", more))
 	}
 	s.log.Error("the sink lacks records that are no longer in the journal: its database was lost, or is another one. Reports and audits go without them. "+
-		"Stop airgate and restore the database from its newest backup; airgate audit verify says what is missing then. Budgets are not touched: they come from the journal",
+		"Stop airgate soon and restore the database from its newest backup; airgate audit verify says what is missing then. Keep the one that is there, too: what was shipped to it, "+
+		"and deleted here since, is in no other. Budgets are not touched: they come from the journal",
 		slog.Float64("records", records), slog.String("missing", strings.Join(words, "; ")))
 	return nil
 }
