@@ -26,12 +26,18 @@ type Balances struct {
 	ignored uint64
 
 	overrides map[overrideKey]saidOverride // that are in the config, as far as the records say
+
+	// Of quota stores that others share: what writers spent that have not closed what
+	// they had there, and what was told for good of all others.
+	sharing map[string]map[string]money.NanoUSD // :: writer → account-window → spent, 0 where it only was
+	told    map[string]money.NanoUSD            // :: account-window
 }
 
 // OpenIntent is an intent that has no settlement: its call is in flight, or
 // whoever wrote it was killed.
 type OpenIntent struct {
 	RequestID string
+	Writer    string        // of the intent; "" in a checkpoint of before version 3
 	Time      time.Time     // of admission
 	Accounts  []string      // of money, each once, as in record field limits[].account
 	Reserved  money.NanoUSD // by the intent, or the last extension
@@ -42,6 +48,7 @@ func NewBalances() *Balances {
 	return &Balances{
 		spent: make(map[string]money.NanoUSD), open: make(map[string]OpenIntent), leads: make(map[string]int64),
 		overrides: make(map[overrideKey]saidOverride),
+		sharing:   make(map[string]map[string]money.NanoUSD), told: make(map[string]money.NanoUSD),
 	}
 }
 
@@ -58,8 +65,9 @@ func (b *Balances) Apply(r *record.Record) {
 	switch r.Type {
 	case record.Intent:
 		accounts := moneyAccounts(r.Limits)
-		b.open[r.RequestID] = OpenIntent{RequestID: r.RequestID, Time: r.Time, Accounts: accounts, Reserved: r.Reserved}
+		b.open[r.RequestID] = OpenIntent{RequestID: r.RequestID, Writer: r.Writer, Time: r.Time, Accounts: accounts, Reserved: r.Reserved}
 		b.use(accounts, at)
+		add(b.sharing[r.Writer], accounts, 0)
 	case record.Extend:
 		in, ok := b.open[r.RequestID]
 		if !ok {
@@ -76,6 +84,7 @@ func (b *Balances) Apply(r *record.Record) {
 		}
 		delete(b.open, r.RequestID)
 		b.book(in.Accounts, r.Cost)
+		add(b.sharing[in.Writer], in.Accounts, r.Cost)
 	case record.Adjust:
 		accounts := moneyAccounts(r.Limits)
 		if len(accounts) == 0 {
@@ -83,9 +92,15 @@ func (b *Balances) Apply(r *record.Record) {
 		}
 		b.use(accounts, at)
 		b.book(accounts, r.Cost)
+		add(b.sharing[r.Writer], accounts, r.Cost)
 	case record.Admin:
 		b.noteOverride(r)
-	case record.Deny, record.Start:
+		b.noteClosed(r)
+	case record.Start:
+		if r.Code == sharedStore {
+			b.sharing[r.Writer] = make(map[string]money.NanoUSD)
+		}
+	case record.Deny:
 	}
 }
 
@@ -101,15 +116,22 @@ func (b *Balances) use(accounts []string, at int64) {
 }
 
 func (b *Balances) book(accounts []string, cost money.NanoUSD) {
-	if cost == 0 {
+	if cost != 0 {
+		add(b.spent, accounts, cost)
+	}
+}
+
+// add books cost on accounts, unless spent is nil.
+func add(spent map[string]money.NanoUSD, accounts []string, cost money.NanoUSD) {
+	if spent == nil {
 		return
 	}
 	for _, a := range accounts {
-		if cost > 0 && b.spent[a] > maxAmount-cost {
-			b.spent[a] = maxAmount // saturates, with room for what is spent on top: a sum must not wrap into a full budget
+		if cost > 0 && spent[a] > maxAmount-cost {
+			spent[a] = maxAmount // saturates, with room for what is spent on top: a sum must not wrap into a full budget
 			continue
 		}
-		b.spent[a] += cost
+		spent[a] += cost
 	}
 }
 
@@ -183,12 +205,32 @@ func (b *Balances) charged() map[string]money.NanoUSD {
 // checkpointVersion is the first byte of a checkpoint.
 //
 //	version u8 | latest, passed | ignored | n, n × (account, spent) | n, n × (request id, time, reserved, m, m × account) |
-//	n, n × (window, lead) | n, n × (budget, who, until, amount, detail of an override)
+//	n, n × (window, lead) | n, n × (budget, who, until, amount, detail of an override) |
+//	writer of each open intent | n, n × (writer, n, n × (account, spent)) | n, n × (account, told)
 //
 // Numbers are varints, times Unix nanoseconds, texts a length and their bytes.
 // All lists are in order: equal balances have equal checkpoints. Version 1 had
-// neither passed nor the last two lists.
-const checkpointVersion = 2
+// neither passed nor the lists of the second line, version 2 not those of the third.
+const checkpointVersion = 3
+
+// appendSums appends n and n × (account, spent).
+func appendSums(dst []byte, spent map[string]money.NanoUSD) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(spent)))
+	for _, a := range slices.Sorted(maps.Keys(spent)) {
+		dst = appendText(dst, a)
+		dst = binary.AppendVarint(dst, int64(spent[a]))
+	}
+	return dst
+}
+
+func (r *checkpointReader) sums() map[string]money.NanoUSD {
+	spent := make(map[string]money.NanoUSD)
+	for range r.count() {
+		a := r.text()
+		spent[a] = money.NanoUSD(r.varint())
+	}
+	return spent
+}
 
 // noTime stands for the zero time, whose Unix nanoseconds are undefined.
 const noTime = -1 << 63
@@ -203,11 +245,7 @@ func (b *Balances) AppendCheckpoint(dst []byte) []byte {
 	dst = binary.AppendVarint(dst, b.clock.latest)
 	dst = binary.AppendVarint(dst, b.clock.passed)
 	dst = binary.AppendUvarint(dst, b.ignored)
-	dst = binary.AppendUvarint(dst, uint64(len(b.spent)))
-	for _, a := range slices.Sorted(maps.Keys(b.spent)) {
-		dst = appendText(dst, a)
-		dst = binary.AppendVarint(dst, int64(b.spent[a]))
-	}
+	dst = appendSums(dst, b.spent)
 	dst = binary.AppendUvarint(dst, uint64(len(b.open)))
 	for _, id := range slices.Sorted(maps.Keys(b.open)) {
 		in := b.open[id]
@@ -233,7 +271,15 @@ func (b *Balances) AppendCheckpoint(dst []byte) []byte {
 		dst = binary.AppendVarint(dst, o.limit.Limit)
 		dst = appendText(dst, o.detail)
 	}
-	return dst
+	for _, id := range slices.Sorted(maps.Keys(b.open)) {
+		dst = appendText(dst, b.open[id].Writer)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(b.sharing)))
+	for _, writer := range slices.Sorted(maps.Keys(b.sharing)) {
+		dst = appendText(dst, writer)
+		dst = appendSums(dst, b.sharing[writer])
+	}
+	return appendSums(dst, b.told)
 }
 
 func (b *Balances) forgetLocked() {
@@ -252,7 +298,12 @@ func (b *Balances) forgetLocked() {
 			delete(b.leads, tail)
 		}
 	}
-	maps.DeleteFunc(b.spent, func(a string, _ money.NanoUSD) bool { return over[tailOf(a)] })
+	isOver := func(a string, _ money.NanoUSD) bool { return over[tailOf(a)] }
+	maps.DeleteFunc(b.spent, isOver)
+	maps.DeleteFunc(b.told, isOver)
+	for _, spent := range b.sharing {
+		maps.DeleteFunc(spent, isOver)
+	}
 }
 
 // RestoreCheckpoint replaces the balances by those of a checkpoint. On an
@@ -268,11 +319,7 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 		seen.passed = r.varint()
 	}
 	ignored := r.uvarint()
-	spent := make(map[string]money.NanoUSD)
-	for range r.count() {
-		a := r.text()
-		spent[a] = money.NanoUSD(r.varint())
-	}
+	spent := r.sums()
 	open := make(map[string]OpenIntent)
 	for range r.count() {
 		in := OpenIntent{RequestID: r.text(), Time: r.time(), Reserved: money.NanoUSD(r.varint())}
@@ -294,6 +341,19 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 			overrides[keyOf(&o.limit)] = o
 		}
 	}
+	sharing, told := make(map[string]map[string]money.NanoUSD), make(map[string]money.NanoUSD)
+	if v > 2 {
+		for _, id := range slices.Sorted(maps.Keys(open)) {
+			in := open[id]
+			in.Writer = r.text()
+			open[id] = in
+		}
+		for range r.count() {
+			writer := r.text()
+			sharing[writer] = r.sums()
+		}
+		told = r.sums()
+	}
 	if r.err == nil && len(r.rest) > 0 {
 		r.err = errors.New("bytes follow the end")
 	}
@@ -303,6 +363,7 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.clock, b.ignored, b.spent, b.open, b.leads, b.overrides = seen, ignored, spent, open, leads, overrides
+	b.sharing, b.told = sharing, told
 	if v == 1 {
 		b.use(slices.Collect(maps.Keys(spent)), seen.latest)
 		for _, in := range open {

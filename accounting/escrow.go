@@ -31,6 +31,11 @@ const (
 	detailEvery = 2 * time.Second
 	// tending is how many account-windows are reported at the same time.
 	tending = 16
+	// idleEvery is how old what is known of an account-window may be that nothing is
+	// in hand of: for people and metrics, and so that what others have is known when
+	// the store loses it. At most idleTick of them are looked at in each tick.
+	idleEvery = 30 * time.Second
+	idleTick  = 32
 )
 
 // supply is how an account-window of a shared store is kept in hand. The account's
@@ -49,6 +54,7 @@ type supply struct {
 	borrowed int64 // taken by the owner's word while the store was down, and not yet told
 	shares   []quota.Share
 	detailed int64 // when they were told
+	heardAt  int64 // when the store has last answered
 }
 
 // pace is what calls take a second, on average.
@@ -63,6 +69,7 @@ func (p *supply) heard(s *quota.Sync, st *quota.State) {
 	p.given, p.borrowed, p.unsure = s.Returned, 0, false
 	p.limit, p.replicas = st.Limit, st.Active
 	p.over = st.Settled+st.Escrowed > st.Limit
+	p.heardAt = s.Now.UnixNano()
 	if s.Detail {
 		p.shares, p.detailed = st.Shares, s.Now.UnixNano()
 	}
@@ -73,6 +80,8 @@ func (p *supply) heard(s *quota.Sync, st *quota.State) {
 type escrow struct {
 	mu  sync.Mutex
 	all map[quota.Key]kept
+
+	idle []tended // that Run has still to look at
 }
 
 // kept is one of them.
@@ -185,6 +194,61 @@ func (l *Ledger) tendAll(ctx context.Context) {
 		}
 	}
 	_ = g.Wait() // who asks tells what goes wrong
+	if len(l.escrow.idle) == 0 {
+		l.escrow.idle = l.windows(wallClock(), idleEvery)
+	}
+	n := min(idleTick, len(l.escrow.idle))
+	l.hear(ctx, l.escrow.idle[:n])
+	l.escrow.idle = l.escrow.idle[n:]
+}
+
+// Refresh asks a shared store for what it knows of every account-window that this
+// ledger has, if that is older than a second, until ctx ends. Budgets tells it then.
+func (l *Ledger) Refresh(ctx context.Context) {
+	if l.shared {
+		l.hear(ctx, l.windows(wallClock(), time.Second))
+	}
+}
+
+// windows are those that now is in and that the store was not heard of for so long.
+func (l *Ledger) windows(now int64, since time.Duration) (all []tended) {
+	l.mu.Lock()
+	t := l.table
+	l.mu.Unlock()
+	if t == nil {
+		return nil
+	}
+	for _, layer := range t.layers() {
+		for _, g := range layer.groups {
+			if g.window == NoWindow {
+				continue
+			}
+			for _, a := range g.set.all() {
+				a.mu.Lock()
+				if w := a.windowLocked(now); w != nil && now-w.supply.heardAt > int64(since) {
+					all = append(all, tended{a, w})
+				}
+				a.mu.Unlock()
+			}
+		}
+	}
+	return all
+}
+
+// hear asks the store for what it knows of each.
+func (l *Ledger) hear(ctx context.Context, all []tended) {
+	var g errgroup.Group
+	g.SetLimit(tending)
+	for _, t := range all {
+		if ctx.Err() != nil || l.down.Load() {
+			break
+		}
+		g.Go(func() error { //nolint:contextcheck // a store has a deadline of its own
+			l.tend(t.account, t.window, wish{detail: true})
+			return nil
+		})
+	}
+	_ = g.Wait() // tend has told what went wrong
 }
 
 func (t tended) due(l *Ledger, now int64) (call func()) {
@@ -380,6 +444,16 @@ func (o owner) Reassert(ctx context.Context, lost func(quota.Key) bool) error {
 				if lost(w.key) && going.Err() == nil {
 					g.Go(func() error { return l.reassert(a, w) }) //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
 				}
+			}
+		}
+	}
+	l.mu.Lock()
+	inherited := l.inherited
+	l.mu.Unlock()
+	for replica, spent := range inherited {
+		for text, n := range spent {
+			if aw, err := parseAccountWindow(text); err == nil && lost(newWindow(aw.account, aw.window).key) {
+				g.Go(func() error { return l.inherit(going, replica, text, n, time.Unix(0, wallClock())) })
 			}
 		}
 	}

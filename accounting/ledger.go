@@ -61,6 +61,8 @@ type Ledger struct {
 	mu    sync.Mutex
 	sets  map[string]*accountSet // :: group.key → accounts
 	table *Table                 // the last one applied
+
+	inherited inheritance // that was told the store
 }
 
 // New returns a Ledger that has no accounts yet.

@@ -106,6 +106,7 @@ type worldOptions struct {
 	edit    func(bootstrap []byte) []byte // of Envoy's config
 	noEnvoy bool
 	noServe bool
+	beside  *world // another airgate of the same config, keys and provider
 }
 
 const usualPolicy = `teams:
@@ -131,6 +132,27 @@ func newWorld(t testing.TB, o worldOptions) *world {
 		}
 		_ = os.RemoveAll(dir)
 	})
+	if o.beside == nil {
+		w.settle(&o)
+	} else {
+		w.provider, w.upstream, w.config, w.keys = o.beside.provider, o.beside.upstream, o.beside.config, o.beside.keys
+		w.env = append(w.env, "AIRGATE_REPLICA="+filepath.Base(dir))
+	}
+	w.listenPort, w.adminPort = freePort(t), freePort(t)
+	w.url, w.api = fmt.Sprintf("http://127.0.0.1:%d", w.listenPort), fmt.Sprintf("http://127.0.0.1:%d", w.adminPort)
+	if !o.noServe {
+		w.serve()
+	}
+	if !o.noEnvoy {
+		w.startEnvoy(o.edit)
+	}
+	return w
+}
+
+// settle makes the provider, the config, and the keys.
+func (w *world) settle(o *worldOptions) {
+	t := w.t
+	t.Helper()
 	script, err := provider.Default().Parse(o.script)
 	if err != nil {
 		t.Fatal(err)
@@ -155,15 +177,6 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	for _, team := range o.teams {
 		w.keys[team] = w.createKey(team)
 	}
-	w.listenPort, w.adminPort = freePort(t), freePort(t)
-	w.url, w.api = fmt.Sprintf("http://127.0.0.1:%d", w.listenPort), fmt.Sprintf("http://127.0.0.1:%d", w.adminPort)
-	if !o.noServe {
-		w.serve()
-	}
-	if !o.noEnvoy {
-		w.startEnvoy(o.edit)
-	}
-	return w
 }
 
 func (w *world) write(name, text string) {

@@ -100,7 +100,8 @@ type Config struct {
 	// needs an Owner, and a State. Airgates that share a sink need names of their
 	// own: of other replicas nothing is counted. nil = none.
 	Book       func(ctx context.Context) (Book, error)
-	State      State // nil = none
+	State      State  // nil = none
+	StartCode  string // of the start record
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil = no metrics
 

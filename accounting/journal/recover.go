@@ -522,7 +522,7 @@ func (j *Journal) begin(running []string) error {
 
 // start writes the first record: who was here before, and what became of it.
 func (j *Journal) start(ctx context.Context, running []string) error {
-	r := record.Record{Type: record.Start, Time: j.opened}
+	r := record.Record{Type: record.Start, Time: j.opened, Code: j.cfg.StartCode}
 	for _, h := range j.covers {
 		if h.Seq > 0 { // else it would say that it runs
 			r.Heads = append(r.Heads, h)

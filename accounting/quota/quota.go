@@ -53,6 +53,10 @@ type Share struct {
 // asked for Detail since.
 const Folded = "*folded"
 
+// LastSeq is the greatest Seq: who closes an account-window for a replica that
+// has ended calls with it, so that nothing of its own comes later.
+const LastSeq = 1<<53 - 1
+
 // Sync is one replica's report on one account-window and its wish. Amounts
 // are in the account's own unit (nano-USD for money) and, in multiples of Unit,
 // less than 2^53.
@@ -165,6 +169,12 @@ type Store interface {
 	// A clock can be set: a store forgets an account-window when Expire has come
 	// and Expire − Now of each of its calls has passed since that call, too.
 	Sync(ctx context.Context, s Sync) (State, error)
+
+	// Leave gives back, in every account-window, what a replica has in escrow and has
+	// not spent. Its process has ended, and what it spent was told with Close; what
+	// it sent before may still arrive, and changes nothing. No other call has that
+	// replica's name any more.
+	Leave(ctx context.Context, replica string) error
 
 	// Take is atomic per key. A replica that the bucket does not know begins
 	// there: what it has Seen and Returned before was forgotten with a bucket

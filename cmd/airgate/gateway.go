@@ -78,20 +78,20 @@ const (
 type gateway struct {
 	gatewayOptions
 
-	snapshot   *config.Snapshot // at the start; then it is the reloader's
-	registry   *prometheus.Registry
-	adminDoor  door
-	opsDoor    door
-	owner      *journal.Owner       // of the data directory
-	balances   *accounting.Balances // what the journal adds up to
-	hashKey    []byte
-	sink       *sqlite.Sink // opened by the journal, closed after it
-	journal    *journal.Journal
-	closeStore func() error // of the ledger
-	ledger     *accounting.Ledger
-	reloader   *config.Reloader
-	processor  *processor.Processor
-	server     *extproc.Server
+	snapshot  *config.Snapshot // at the start; then it is the reloader's
+	registry  *prometheus.Registry
+	adminDoor door
+	opsDoor   door
+	owner     *journal.Owner       // of the data directory
+	balances  *accounting.Balances // what the journal adds up to
+	hashKey   []byte
+	sink      *sqlite.Sink // opened by the journal, closed after it
+	journal   *journal.Journal
+	store     *quotaStore
+	ledger    *accounting.Ledger
+	reloader  *config.Reloader
+	processor *processor.Processor
+	server    *extproc.Server
 
 	phase        atomic.Int32
 	stop         context.CancelFunc // ends the tasks
@@ -195,7 +195,7 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	g.balances = accounting.NewBalances()
 	cfg := journal.Config{
 		Dir: journalDir(g.data), Owner: g.owner, Replica: replica(), Durability: g.snapshot.Journal.Durability, SyncEvery: syncEvery,
-		SegmentBytes: failpoint.SegmentBytes(), State: g.balances, Log: g.log, Registerer: g.registry,
+		SegmentBytes: failpoint.SegmentBytes(), State: g.balances, StartCode: accounting.StartCode(g.snapshot.Quota.Shared()), Log: g.log, Registerer: g.registry,
 	}
 	if name, _, ok := sinkOf(g.data, g.snapshot); ok {
 		cfg.Sinks, cfg.Book = []string{name}, g.openSink
@@ -242,22 +242,65 @@ func (g *gateway) auditOverrides(ctx context.Context) error {
 	}
 }
 
-func (g *gateway) openLedger(ctx context.Context) error {
-	store, shared, closeStore, err := openStore(ctx, g.snapshot, g.registry, g.log)
-	g.closeStore = closeStore
-	if err != nil {
+func (g *gateway) openLedger(ctx context.Context) (err error) {
+	if g.store, err = openStore(ctx, g.snapshot, g.registry, g.log); err != nil {
 		return err
 	}
 	g.ledger, err = accounting.New(accounting.Config{
-		Store: store, Shared: shared, Replica: g.journal.Writer(), Registerer: g.registry, Log: g.log,
+		Store: g.store, Shared: g.store.shared, Replicas: g.snapshot.Quota.Replicas, Replica: g.journal.Writer(), Registerer: g.registry, Log: g.log,
 	})
 	if err != nil {
 		return err
 	}
-	if shared { // it has not forgotten what was spent
-		return applyLimits(g.ledger, g.snapshot, time.Now())
+	if !g.store.shared {
+		return restore(g.ledger, g.balances, g.snapshot, time.Now()) //nolint:contextcheck // the store is in memory
 	}
-	return restore(g.ledger, g.balances, g.snapshot, time.Now()) //nolint:contextcheck // the store is in memory
+	if err := applyLimits(g.ledger, g.snapshot, time.Now()); err != nil {
+		return err
+	}
+	return g.joinStore(ctx)
+}
+
+// wholeWithin is how long a start waits for a shared store to grant: a little longer
+// than those have to tell again what they know who may be gone.
+const wholeWithin = 15 * time.Second
+
+// joinStore begins to count on a store that is shared: what earlier incarnations left
+// there is told first.
+func (g *gateway) joinStore(ctx context.Context) error {
+	closed, err := g.ledger.Succeed(ctx, g.balances, time.Now())
+	if err != nil {
+		return storeFault(g.snapshot.Quota.Store, err)
+	}
+	if closed != nil {
+		if _, err := g.journal.Append(closed); err != nil {
+			// Nobody would be wronged: the next start tells the same again.
+			g.log.Error("that earlier incarnations have closed what they had in the quota store cannot be recorded yet", slog.Any("error", err))
+		}
+	}
+	g.task("quota", func() error { return g.ledger.Run(ctx) })
+	waiting, end := context.WithTimeout(ctx, wholeWithin)
+	defer end()
+	if err := g.store.whole(waiting); err != nil && ctx.Err() == nil {
+		g.log.Warn("the quota store does not grant yet: until it does, calls are as onStoreDown says", slog.Any("error", err))
+	}
+	return ctx.Err()
+}
+
+// leaveStore gives back what is in hand of a store that is shared. What cannot be
+// told is, at the next start.
+func (g *gateway) leaveStore(ctx context.Context) error {
+	if g.ledger == nil || !g.store.shared {
+		return nil
+	}
+	ctx, end := context.WithTimeout(ctx, doorGrace)
+	defer end()
+	if err := g.ledger.Close(ctx); err != nil {
+		g.log.Warn("the quota store cannot be told what is given back: it stays set aside until the next start", slog.Any("error", err))
+		return nil
+	}
+	_, err := g.journal.Append(accounting.QuotaClosed(time.Now(), g.journal.Writer()))
+	return err
 }
 
 func applyLimits(l *accounting.Ledger, s *config.Snapshot, now time.Time) error {
@@ -366,7 +409,7 @@ func (g *gateway) openSocket(context.Context) error {
 	}
 	g.task("ext_proc server", func() error { return g.server.Serve(socket) })
 	api := admin.Config{
-		Budgets: g.ledger.Budgets, Snapshot: g.reloader.Current, Status: g.reloader.Status,
+		Budgets: g.budgets, Snapshot: g.reloader.Current, Status: g.reloader.Status,
 		Keys: func() ([]config.ListedKey, error) { return config.ListKeys(g.config) },
 	}
 	if g.sink != nil {
@@ -374,6 +417,14 @@ func (g *gateway) openSocket(context.Context) error {
 	}
 	g.setDoors(api)
 	return nil
+}
+
+// budgets tells what all airgates have spent.
+func (g *gateway) budgets(now time.Time) []accounting.Budget {
+	ctx, end := context.WithTimeout(context.Background(), time.Second)
+	defer end()
+	g.ledger.Refresh(ctx)
+	return g.ledger.Budgets(now)
 }
 
 // task runs f until the gateway is closed; it is a failure of the whole if f
@@ -469,8 +520,8 @@ func (g *gateway) close(ctx context.Context) error {
 		g.journal.Retire()
 		errs = append(errs, g.processor.Flush(time.Now().Add(time.Hour)))
 	}
-	if g.closeStore != nil {
-		errs = append(errs, g.closeStore())
+	if g.store != nil {
+		errs = append(errs, g.leaveStore(context.WithoutCancel(ctx)), g.store.close())
 	}
 	if g.journal != nil {
 		errs = append(errs, g.journal.Close())

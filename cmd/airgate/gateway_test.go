@@ -785,6 +785,7 @@ budgets:   [{name: search, match: {team: search}, usd: 500, per: month}]
 		"another credential":  {load(strings.Replace(openai, "/a", "/b", 1)+"}", ""), "provider openai changed: needs an Envoy restart"},
 		"one more":            {load(openai+"}, anthropic: {dialect: anthropic, url: https://api.anthropic.com, credential: {file: /a}}", ""), "the providers changed"},
 		"body size":           {load(openai+"}", "maxBodyBytes: 1000000\n"), "maxBodyBytes changed"},
+		"another quota store": {load(openai+"}", `quota: {store: redis, url: "redis://127.0.0.1:6379"}`), "quota changed: needs a restart"},
 	} {
 		err := sameProviders(old, c.next)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {

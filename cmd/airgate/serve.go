@@ -122,11 +122,14 @@ func configError(path string, err error) error {
 	return unreachable(err)
 }
 
-// sameProviders refuses what a running Envoy with a static config cannot
-// follow.
+// sameProviders refuses what a running Envoy with a static config, or a running
+// airgate, cannot follow.
 func sameProviders(old, next *config.Snapshot) error {
 	if old.MaxBodyBytes != next.MaxBodyBytes {
 		return errors.New("maxBodyBytes changed: needs an Envoy restart with a new bootstrap, and one of airgate")
+	}
+	if old.Quota != next.Quota {
+		return errors.New("quota changed: needs a restart of airgate")
 	}
 	if len(old.Providers) != len(next.Providers) {
 		return errors.New("the providers changed: needs an Envoy restart with a new bootstrap, and one of airgate")

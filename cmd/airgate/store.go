@@ -30,26 +30,28 @@ func aloneOrShared(q config.Quota) error {
 		"write quota: {store: memory, replicas: 1} and keep the workload at one replica, or share a store (redis, valkey)")
 }
 
-// openStore opens the quota store that s names. shared says that other airgates
-// count on it, too. closeStore is never nil.
-func openStore(ctx context.Context, s *config.Snapshot, r prometheus.Registerer, log *slog.Logger) (
-	store quota.Store, shared bool, closeStore func() error, err error,
-) {
-	if !s.Quota.Shared() {
-		return memory.New(), false, func() error { return nil }, nil
-	}
-	opened, err := openShared(ctx, s.Quota, r, log)
-	if err != nil {
-		return nil, true, func() error { return nil }, storeFault(s.Quota.Store, err)
-	}
-	return opened, true, opened.Close, nil
+// quotaStore is the quota store that the config names.
+type quotaStore struct {
+	quota.Store
+
+	shared bool                        // other airgates count on it, too
+	whole  func(context.Context) error // waits until it grants
+	close  func() error
 }
 
-// openShared opens a store that airgates share.
-func openShared(ctx context.Context, q config.Quota, r prometheus.Registerer, log *slog.Logger) (*redis.Store, error) {
-	return redis.New(ctx, redis.Config{
+// openStore opens the quota store that s names.
+func openStore(ctx context.Context, s *config.Snapshot, r prometheus.Registerer, log *slog.Logger) (*quotaStore, error) {
+	if !s.Quota.Shared() {
+		return &quotaStore{Store: memory.New(), whole: func(context.Context) error { return nil }, close: func() error { return nil }}, nil
+	}
+	q := &s.Quota
+	shared, err := redis.New(ctx, redis.Config{
 		URL: q.URL, Username: q.Username, PasswordFile: q.PasswordFile, Deadline: q.Deadline, Registerer: r, Log: log,
 	})
+	if err != nil {
+		return nil, storeFault(q.Store, err)
+	}
+	return &quotaStore{Store: shared, shared: true, whole: shared.Whole, close: shared.Close}, nil
 }
 
 // storeFault tells a store that cannot be reached, or whose password cannot be

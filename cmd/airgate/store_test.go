@@ -28,12 +28,15 @@ func TestOpenStore(t *testing.T) {
 		"not running": {config.Quota{Store: "valkey", URL: "redis://127.0.0.1:1"}, "store: redis://127.0.0.1:1: quota store unavailable: dial tcp 127.0.0.1:1: connect: connection refused: is valkey running, "},
 		"no password": {config.Quota{Store: "redis", URL: "redis://127.0.0.1:1", PasswordFile: "/nowhere"}, "store: password file: open /nowhere: no such file or directory: is redis running, "},
 	} {
-		store, shared, closeStore, err := openStore(t.Context(), &config.Snapshot{Quota: test.quota}, nil, slog.New(slog.DiscardHandler))
-		if (store == nil) == (test.want == "") || shared == (test.want == "") || (err == nil) != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
-			t.Errorf("%s: openStore = %v, %v, error %v, want %q", name, store, shared, err, test.want)
+		store, err := openStore(t.Context(), &config.Snapshot{Quota: test.quota}, nil, slog.New(slog.DiscardHandler))
+		if (store == nil) == (test.want == "") || (err == nil) != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
+			t.Errorf("%s: openStore = %v, error %v, want %q", name, store, err, test.want)
 		}
-		if err := closeStore(); err != nil {
-			t.Errorf("%s: close = %v", name, err)
+		if store == nil {
+			continue
+		}
+		if err := store.close(); err != nil || store.shared {
+			t.Errorf("%s: close = %v; shared %v", name, err, store.shared)
 		}
 	}
 }
@@ -50,9 +53,9 @@ func TestOpenSharedStore(t *testing.T) {
 	for deadline, answered := range map[time.Duration]bool{time.Minute: true, 1: false} {
 		q := config.Quota{Store: "redis", URL: server.URL(), Username: "airgate", PasswordFile: password, Deadline: deadline}
 		registry := prometheus.NewRegistry()
-		store, shared, closeStore, err := openStore(t.Context(), &config.Snapshot{Quota: q}, registry, slog.New(slog.DiscardHandler))
-		if err != nil || !shared {
-			t.Fatalf("deadline %s: openStore = %v, %v", deadline, shared, err)
+		store, err := openStore(t.Context(), &config.Snapshot{Quota: q}, registry, slog.New(slog.DiscardHandler))
+		if err != nil || !store.shared {
+			t.Fatalf("deadline %s: openStore = %v, %v", deadline, store, err)
 		}
 		call := quota.Take{Key: quota.Key{Account: "rate"}, Replica: "a.1", Seq: 1, Want: 1, Capacity: 1}
 		if _, err := store.Take(t.Context(), call); (err == nil) != answered || err != nil && !errors.Is(err, quota.ErrUnavailable) {
@@ -61,7 +64,7 @@ func TestOpenSharedStore(t *testing.T) {
 		if n, err := testutil.GatherAndCount(registry, "airgate_store_up"); n != 1 || err != nil {
 			t.Errorf("airgate_store_up has %d values, %v; want 1", n, err)
 		}
-		if err := closeStore(); err != nil {
+		if err := store.close(); err != nil {
 			t.Errorf("close = %v", err)
 		}
 		if _, err := store.Take(t.Context(), call); err == nil {

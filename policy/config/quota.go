@@ -24,7 +24,6 @@ func (c *compiler) quota(q *quotaSection) Quota {
 		}
 		return out
 	}
-	c.notYet(q.Store.at, "store "+out.Store)
 	out.URL, out.Username, out.PasswordFile = q.URL.v, q.Username.v, q.PasswordFile.v
 	out.Deadline = cmp.Or(q.Deadline.v, DefaultStoreDeadline)
 	switch {

@@ -95,12 +95,12 @@ budgets: [{name: search, match: {team: search}, usd: 500, per: month, warnAt: [8
 	if err != nil {
 		t.Fatalf("LoadBytes = %v, want nil", err)
 	}
-	want := "later.yaml:2:16: store redis is not supported by this version\nlater.yaml:4:80: warnAt is not supported by this version"
+	want := "later.yaml:4:80: warnAt is not supported by this version"
 	if err := s.Usable(); err == nil || err.Error() != want {
 		t.Errorf("Usable = %v, want\n%s", err, want)
 	}
-	s, err = LoadBytes("now.yaml", []byte("apiVersion: airgate/v1\nquota: {store: memory, replicas: 1}\n"), time.Now())
+	s, err = LoadBytes("now.yaml", []byte("apiVersion: airgate/v1\nquota: {store: redis, url: \"redis://127.0.0.1:6379\"}\n"), time.Now())
 	if err != nil || s.Usable() != nil {
-		t.Errorf("a store in memory: %v, %v; want nil twice", err, s.Usable())
+		t.Errorf("a shared store: %v, %v; want nil twice", err, s.Usable())
 	}
 }

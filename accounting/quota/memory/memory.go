@@ -108,6 +108,23 @@ func (s *Store) sync(c *quota.Sync) quota.State {
 	return st
 }
 
+// Leave implements quota.Store. The error is always nil.
+func (s *Store) Leave(_ context.Context, replica string) error {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		for _, w := range sh.windows {
+			if r := w.replicas[replica]; r != nil {
+				w.escrowed -= r.granted - r.returned - r.spent
+				r.returned = r.granted - r.spent
+				r.seq = quota.LastSeq
+			}
+		}
+		sh.mu.Unlock()
+	}
+	return nil
+}
+
 func (w *window) replica(name string) *replica {
 	r := w.replicas[name]
 	if r == nil {

@@ -30,6 +30,7 @@ func Run(t *testing.T, newStore func(t *testing.T) quota.Store) {
 	t.Run("keys", func(t *testing.T) { keysAreApart(t, newStore(t)) })
 	t.Run("concurrent", func(t *testing.T) { concurrent(t, newStore(t)) })
 	t.Run("shares", func(t *testing.T) { tellsShares(t, newStore(t)) })
+	t.Run("leave", func(t *testing.T) { leaves(t, newStore(t)) })
 	t.Run("known", func(t *testing.T) { missesTheKnown(t, newStore(t)) })
 	t.Run("take", func(t *testing.T) { takes(t, newStore(t)) })
 	t.Run("take/model", func(t *testing.T) { takesLikeModel(t, newStore(t)) })

@@ -1,0 +1,157 @@
+package accounting_test
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"airgate/accounting"
+	"airgate/accounting/money"
+	"airgate/accounting/quota"
+	"airgate/accounting/quota/memory"
+	"airgate/accounting/record"
+)
+
+// incarnation is a ledger on a shared store with the book of its directory.
+type incarnation struct {
+	t      *testing.T
+	book   *accounting.Balances
+	writer string
+	ledger *accounting.Ledger
+	table  *accounting.Table
+}
+
+func begin(t *testing.T, store quota.Store, book *accounting.Balances, writer string, limits ...accounting.Limit) *incarnation {
+	t.Helper()
+	l, err := accounting.New(accounting.Config{Store: store, Replica: writer, Shared: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := &incarnation{t, book, writer, l, apply(t, l, limits...)}
+	i.say(record.Record{Type: record.Start, Code: accounting.StartCode(true)})
+	closed, err := l.Succeed(t.Context(), book, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if closed != nil {
+		i.say(*closed)
+	}
+	return i
+}
+
+func (i *incarnation) say(r record.Record) {
+	r.Writer, r.Time = i.writer, time.Now()
+	i.book.Apply(&r)
+}
+
+func (i *incarnation) admit(id string, h *accounting.Hold, need int64) {
+	i.t.Helper()
+	mustAdmit(i.t, i.ledger, h, i.table, subject("k", "t"), accounting.Need{USD: money.NanoUSD(need)}, time.Now())
+	i.say(record.Record{Type: record.Intent, RequestID: id, Reserved: money.NanoUSD(need), Limits: h.AppendLimits(nil)})
+}
+
+func (i *incarnation) settle(id string, h *accounting.Hold, cost int64) {
+	i.ledger.Settle(h, money.NanoUSD(cost), 0, time.Now())
+	i.say(record.Record{Type: record.Settle, RequestID: id, Cost: money.NanoUSD(cost)})
+}
+
+// has is what the store has of the month, read as a replica of its own.
+func has(t *testing.T, store quota.Store, account string) (settled, escrowed int64) {
+	t.Helper()
+	st, err := store.Sync(context.Background(), quota.Sync{Key: quota.Key{Account: account, Window: time.Now().UTC().Format("2006-01")}, Replica: "reader", Seq: 1, Mode: quota.NoGrants})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Settled, st.Escrowed
+}
+
+// TestSucceed: who follows a process that was killed tells the shared store what that
+// one spent, charges what was in flight in full, gives back what was in hand, and
+// does so once.
+func TestSucceed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New()
+		month := accounting.Limit{Name: "m", Resource: accounting.USD, Amount: 1000, Window: accounting.Month}
+		book := accounting.NewBalances()
+		expect := func(when string, settled, escrowed int64) {
+			t.Helper()
+			if s, e := has(t, store, "usd|month@UTC"); s != settled || e != escrowed {
+				t.Errorf("%s: the store has %d settled and %d escrowed, want %d and %d", when, s, e, settled, escrowed)
+			}
+		}
+
+		first := begin(t, store, book, "r.1", month)
+		ctx, stop := context.WithCancel(t.Context())
+		ran := make(chan error)
+		go func() { ran <- first.ledger.Run(ctx) }()
+		var h [3]accounting.Hold
+		first.admit("a", &h[0], 100)
+		first.settle("a", &h[0], 40)
+		first.admit("b", &h[1], 100)
+		time.Sleep(time.Second)
+		first.admit("c", &h[2], 50)
+		stop() // it is killed, with a and what else in the store
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+		if _, escrowed := has(t, store, "usd|month@UTC"); escrowed < 150 {
+			t.Errorf("%d escrowed to who was killed, want what its calls hold and more", escrowed)
+		}
+		first.say(record.Record{Type: record.Settle, RequestID: "c", Cost: 50}) // as SettleOrphans
+
+		second := begin(t, store, book, "r.2", month)
+		expect("after the first was killed", 40+100+50, 0)
+		var d accounting.Hold
+		second.admit("d", &d, 10)
+		second.settle("d", &d, 7)
+		second.say(record.Record{Type: record.Settle, RequestID: "b", Cost: 100})
+		if err := second.ledger.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		second.say(*accounting.QuotaClosed(time.Now(), "r.2"))
+		expect("after the second has closed", 197, 0)
+		if left := book.Sharing(); len(left) > 0 {
+			t.Errorf("%v have not closed what they had, say the records", left)
+		}
+
+		// The book is read again from a checkpoint.
+		again := accounting.NewBalances()
+		checkpoint := book.AppendCheckpoint(nil)
+		if err := again.RestoreCheckpoint(checkpoint); err != nil || !bytes.Equal(checkpoint, again.AppendCheckpoint(nil)) {
+			t.Errorf("RestoreCheckpoint = %v; or it is another one then", err)
+		}
+		begin(t, store, again, "r.3", month)
+		expect("after a start with nothing to close", 197, 0)
+
+		// r.3 has done nothing, and is killed: what it is not known to have had comes
+		// back, too.
+		var e accounting.Hold
+		third := begin(t, store, again, "r.4", month)
+		mustAdmit(t, third.ledger, &e, third.table, subject("k", "t"), accounting.Need{USD: 30}, time.Now()) // its intent was never written
+		begin(t, store, again, "r.5", month)
+		expect("after one was killed before its intent", 197, 0)
+	})
+}
+
+// TestSharedFromNowOn: what was spent while a directory had its quota in memory is
+// told to the store that is shared from now on, once.
+func TestSharedFromNowOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New()
+		month := accounting.Limit{Name: "m", Resource: accounting.USD, Amount: 1000, Window: accounting.Month}
+		book := balances(intent("a", time.Now(), 100, "usd|month@UTC|"+time.Now().UTC().Format("2006-01")), settle("a", time.Now(), 60),
+			intent("b", time.Now(), 30, "usd|month@UTC|"+time.Now().UTC().Format("2006-01")))
+		for _, writer := range []string{"r.2", "r.3"} {
+			i := begin(t, store, book, writer, month)
+			if settled, escrowed := has(t, store, "usd|month@UTC"); settled != 90 || escrowed != 0 {
+				t.Errorf("the store has %d settled and %d escrowed, want 90 and 0", settled, escrowed)
+			}
+			if writer == "r.2" {
+				i.say(record.Record{Type: record.Settle, RequestID: "b", Cost: 30})
+				i.say(*accounting.QuotaClosed(time.Now()))
+			}
+		}
+	})
+}
