@@ -478,6 +478,41 @@ func TestCorpusOutputSeen(t *testing.T) {
 	}
 }
 
+// What was seen of an event that is not over is counted as it comes: not less once
+// more has come, and no more than the event counts once it is over.
+func TestCorpusOpenOutput(t *testing.T) {
+	grown := 0
+	for _, r := range recordings(t) {
+		if r.status >= 400 {
+			continue
+		}
+		m, borders := r.meter(), eventBorders(r.body)
+		for i, from := range borders[:len(borders)-1] {
+			before := *m.Reading()
+			most := money.Tokens(0)
+			for k := from; k < borders[i+1]; k++ {
+				m.Write(r.body[k : k+1])
+				if open := m.OpenOutput(); open > 0 {
+					if open < most-1 { // the u of an escape, before its digits
+						t.Fatalf("%s: OpenOutput falls from %d to %d at byte %d", r.name, most, open, k)
+					}
+					most = max(most, open)
+				}
+			}
+			after := *m.Reading()
+			before.HasUsage, after.HasUsage = false, false
+			if got := OutputSeen(&after) - OutputSeen(&before); got < most && !after.Hidden {
+				t.Fatalf("%s: the event at byte %d counts %d, OpenOutput said %d", r.name, from, got, most)
+			} else if most > 0 && got == most {
+				grown++
+			}
+		}
+	}
+	if grown < 500 {
+		t.Errorf("%d events were counted as they came, want at least 500", grown)
+	}
+}
+
 func TestCorpusDecisive(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	for _, r := range recordings(t) {

@@ -221,6 +221,19 @@ func (m *Meter) Pass(chunk []byte, end bool) []byte {
 	return m.gate.pass(chunk, end)
 }
 
+// Between reports whether what Pass has given out ends where an event may begin. It
+// does not in a comment, and in an event that is too large to be withheld.
+func (m *Meter) Between() bool { return m.gate.between() }
+
+// OpenOutput is the most that can be billed for what has come of an event that is
+// not over, which Reading does not hold. See [OutputSeen].
+func (m *Meter) OpenOutput() money.Tokens {
+	if m.committed {
+		return 0
+	}
+	return money.Tokens(m.w.doc.counted + blockTokens*m.newBlocks())
+}
+
 // maxNeedle is more than the longest needle with the start of its value.
 const maxNeedle = 32
 
@@ -344,11 +357,18 @@ func (m *Meter) commit(whole bool) {
 	if d.kind != kindAudioDelta {
 		r.OutputBytes += d.counted
 	}
-	if m.op != Responses || m.mode == modeJSON || d.kind == kindItemAdded { // later events tell of the same items again
-		r.Blocks += d.blocks
-	}
+	r.Blocks += m.newBlocks()
 	r.Model, r.ID, r.Usage.Model = m.w.model, m.w.id, m.w.model
 	m.judgeHidden()
+}
+
+// newBlocks are those that the document begins. Later events of a Responses stream
+// tell of the same items again.
+func (m *Meter) newBlocks() int64 {
+	if m.op == Responses && m.mode != modeJSON && m.w.doc.kind != kindItemAdded {
+		return 0
+	}
+	return m.w.doc.blocks
 }
 
 func (m *Meter) finish() {

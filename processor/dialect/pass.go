@@ -49,6 +49,15 @@ func (g *gate) begin(c byte) {
 	}
 }
 
+// between: what has passed ends where an event may begin. An event that is withheld
+// has not.
+func (g *gate) between() bool {
+	if g.open {
+		return !g.loose
+	}
+	return g.fr.st == lineStart
+}
+
 func (g *gate) pass(chunk []byte, end bool) []byte {
 	g.out = g.out[:0]
 	from, start := 0, -1 // chunk[from:] is not passed yet; what is withheld begins at start

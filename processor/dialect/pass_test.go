@@ -73,39 +73,48 @@ func TestPass(t *testing.T) {
 	}
 }
 
-// What has come of an event is withheld until it is over, and nothing else.
+// What has come of an event is withheld until it is over, and nothing else. What is
+// out is between events, but for a comment, and for what is no event.
 func TestPassWithholds(t *testing.T) {
-	type step struct{ chunk, want string }
+	type step struct {
+		chunk, want string
+		inside      bool
+	}
 	for name, tt := range map[string]struct {
 		path  string
 		strip bool
 		steps []step
 	}{
 		"chat": {chat, true, []step{
-			{"data: {\"choices\":[{\"delta\":{}}]}\n\ndata: {\"id\":1,", "data: {\"choices\":[{\"delta\":{}}]}\n\n"},
-			{"\"choices\":[{", ""},
-			{"}]}\n", ""},
-			{"\n:", "data: {\"id\":1,\"choices\":[{}]}\n\n:"},
-			{" x\nda", " x\n"},
-			{"ta: {\"choices\":[],\"usage\":{", ""},
-			{"}}\n", ""},
-			{"\ndata: [", ""},
-			{"DONE]\n\n", "data: [DONE]\n\n"},
+			{"data: {\"choices\":[{\"delta\":{}}]}\n\ndata: {\"id\":1,", "data: {\"choices\":[{\"delta\":{}}]}\n\n", false},
+			{"\"choices\":[{", "", false},
+			{"}]}\n", "", false},
+			{"\n:", "data: {\"id\":1,\"choices\":[{}]}\n\n:", true},
+			{" x\nda", " x\n", false},
+			{"ta: {\"choices\":[],\"usage\":{", "", false},
+			{"}}\n", "", false},
+			{"\ndata: [", "", false},
+			{"DONE]\n\n", "data: [DONE]\n\n", false},
 		}},
 		"messages": {messages, false, []step{
-			{"event: ping\ndata: {\"type\": \"ping\"}\n\nevent: err", "event: ping\ndata: {\"type\": \"ping\"}\n\n"},
-			{"or\ndata: {}\n\n", "event: error\ndata: {}\n\n"},
-			{": wait", ": wait"},
-			{"ing\n\n\n", "ing\n\n\n"},
+			{"event: ping\ndata: {\"type\": \"ping\"}\n\nevent: err", "event: ping\ndata: {\"type\": \"ping\"}\n\n", false},
+			{"or\ndata: {}\n\n", "event: error\ndata: {}\n\n", false},
+			{": wait", ": wait", true},
+			{"ing\n\n\n", "ing\n\n\n", false},
 		}},
 		"CRLF": {responses, false, []step{
-			{"data: 1\r\n\r", "data: 1\r\n\r"},
-			{"\ndata: 2\r\n", "\n"},
-			{"\r\n", "data: 2\r\n\r\n"},
+			{"data: 1\r\n\r", "data: 1\r\n\r", false},
+			{"\ndata: 2\r\n", "\n", false},
+			{"\r\n", "data: 2\r\n\r\n", false},
+		}},
+		"too large": {responses, false, []step{
+			{"data: " + strings.Repeat("x", maxHeld), "data: " + strings.Repeat("x", maxHeld), true},
+			{"y\n", "y\n", true},
+			{"\n", "\n", false},
 		}},
 		"no stream at all": {responses, false, []step{
-			{"{\"id\":", "{\"id\":"},
-			{"1}", "1}"},
+			{"{\"id\":", "{\"id\":", true},
+			{"1}", "1}", true},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,7 +122,10 @@ func TestPassWithholds(t *testing.T) {
 			m.Reset(endpoint(t, tt.path), 200, "text/event-stream", tt.strip)
 			for i, step := range tt.steps {
 				if got := string(m.Pass([]byte(step.chunk), false)); got != step.want {
-					t.Fatalf("step %d: Pass(%q) = %q, want %q", i, step.chunk, got, step.want)
+					t.Fatalf("step %d: Pass(%.100q) = %.100q, want %.100q", i, step.chunk, got, step.want)
+				}
+				if m.Between() == step.inside {
+					t.Fatalf("step %d: Between = %v after %.100q", i, !step.inside, step.want)
 				}
 			}
 		})
