@@ -217,4 +217,7 @@ func TestExtendAllocs(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { l.Extend(&h, s, 1, noon) }); n != 0 {
 		t.Errorf("Extend allocates %v times, want 0", n)
 	}
+	if n := testing.AllocsPerRun(1000, func() { l.Sliced(table, s) }); n != 0 {
+		t.Errorf("Sliced allocates %v times, want 0", n)
+	}
 }

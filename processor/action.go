@@ -49,7 +49,8 @@ type Chunk struct {
 	Body        []byte
 	EndOfStream bool // in duplex mode: the answer ends here
 	Trailers    bool
-	Cut         string // why airgate ended it, for Envoy's metadata: nothing more of it passes
+	Durable     journal.Position // wait for it before sending; 0 = do not wait
+	Cut         string           // why airgate ended it, for Envoy's metadata: nothing more of it passes
 }
 
 // pass lets out pass in the chunk's place; out is the chunk itself where nothing

@@ -98,13 +98,13 @@ func (s *Stream) wouldLackBudget() {
 	}
 }
 
-// reserve holds the worst case. Where that does not fit what is left, and every
+// reserve holds what the call needs. Where that does not fit what is left, and every
 // budget that lacks allows it, the output cap is lowered to what fits. Others
 // may take the room between the look at it and the reservation: after a few
 // tries the call stands as it came.
 func (s *Stream) reserve(now time.Time) *accounting.Refusal {
 	ledger := s.p.cfg.Ledger
-	asked, set, worst := s.maxOut, s.cap, s.reserved
+	asked, set, out, worst := s.maxOut, s.cap, s.heldOut, s.reserved
 	for range clampTries {
 		if !s.clamp(now) {
 			break
@@ -113,12 +113,12 @@ func (s *Stream) reserve(now time.Time) *accounting.Refusal {
 		if r == nil || !s.hold.Open() {
 			return r
 		}
-		s.maxOut, s.cap, s.reserved = asked, set, worst
+		s.maxOut, s.cap, s.heldOut, s.reserved = asked, set, out, worst
 	}
 	return ledger.Reserve(&s.hold, s.snap.Limits, &s.subject, s.need(), now)
 }
 
-// need is the call's worst case.
+// need is what the call holds: its worst case, or a first slice of it.
 func (s *Stream) need() accounting.Need {
 	return accounting.Need{
 		USD:    s.reserved,
@@ -144,17 +144,17 @@ func (s *Stream) clamp(now time.Time) bool {
 		return false
 	}
 	s.maxOut, s.cap = fit, fit
-	worst, err := s.worst()
+	worst, err := s.worst(s.outputBound())
 	if err != nil || worst > room {
 		return false
 	}
-	s.reserved = worst
+	s.heldOut, s.reserved = s.outputBound(), worst
 	return true
 }
 
-// worst is the most that the call can cost.
-func (s *Stream) worst() (money.NanoUSD, error) {
-	return s.terms.Price.Worst(s.boundIn, s.outputBound(), s.reach())
+// worst is the most that the call can cost with so much output.
+func (s *Stream) worst(out money.Tokens) (money.NanoUSD, error) {
+	return s.terms.Price.Worst(s.boundIn, out, s.reach())
 }
 
 // fit is the largest output cap whose worst case is within room, at most the
@@ -227,10 +227,11 @@ func (s *Stream) bound(now time.Time) Action {
 	}
 	s.boundIn = s.inputBound()
 	s.capOutput(room, budgeted)
+	s.heldOut = s.outputBound()
 	if price == nil {
 		return nil
 	}
-	worst, err := s.worst()
+	worst, err := s.worst(s.outputBound())
 	switch {
 	case errors.Is(err, money.ErrOverflow), worst > maxCredible:
 		return s.refuse(CostUnbounded, now, "the call can cost more than can be counted; lower its output cap or its choices")
@@ -239,6 +240,7 @@ func (s *Stream) bound(now time.Time) Action {
 	}
 	s.reserved = worst
 	s.rec.PriceID = price.ID
+	s.slice()
 	return nil
 }
 

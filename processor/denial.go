@@ -123,13 +123,25 @@ func limitSentence(r *accounting.Refusal) string {
 		b.WriteString("the shared quota store cannot be reached")
 	case accounting.OK, accounting.BudgetMissing:
 	}
+	return b.String() + outlook(r)
+}
+
+// cutSentence says why an answer ends before its end.
+func cutSentence(r *accounting.Refusal) string {
+	usd := func(n int64) string { return money.NanoUSD(n).String() + " USD" }
+	return "budget " + strconv.Quote(r.Limit.Name) + " has no more for this answer: " + usd(r.Used) + " spent and " + usd(r.Reserved) +
+		" held by calls in flight, this one among them, of " + usd(r.Amount) + outlook(r)
+}
+
+// outlook says until when a limit refuses, and whom to ask.
+func outlook(r *accounting.Refusal) (text string) {
 	if !r.Reset.IsZero() {
-		b.WriteString("; it is renewed at " + r.Reset.UTC().Format(time.RFC3339))
+		text = "; it is renewed at " + r.Reset.UTC().Format(time.RFC3339)
 	}
 	if r.Limit.Owner != "" {
-		b.WriteString("; ask " + r.Limit.Owner)
+		text += "; ask " + r.Limit.Owner
 	}
-	return b.String()
+	return text
 }
 
 func unit(l *accounting.Limit) string {

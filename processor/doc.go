@@ -21,7 +21,8 @@
 //	                              refused     Deny 502            the provider's error is about our credential
 //	answering  ResponseBody       answering   Chunk
 //	                              settled     Chunk               the terminal event or the end of the body was seen
-//	                              settled     Chunk, cut          the dialect's error event in the place of the rest
+//	                              settled     Chunk, cut          the dialect's error event in the place of the rest: no more
+//	                                                              money, or the provider's error about our account
 //	                              refused     Deny 502            the same, told by the body of an error answer
 //	settled    any                settled     passes untouched
 //	any        Close, Finish                                      settles what is open, writes the one record
@@ -34,6 +35,6 @@
 // code.go.
 //
 // Files in reading order: event.go, action.go, stream.go, request.go,
-// admit.go, response.go, settle.go, then code.go, denial.go, counted.go, and
+// admit.go, slice.go, response.go, settle.go, then code.go, denial.go, counted.go, and
 // orphans.go and audit.go: what a start and a reload write.
 package processor

@@ -46,8 +46,8 @@ type ResponseBody struct {
 // ResponseTrailers ends an answer that has trailers.
 type ResponseTrailers struct{ Now time.Time }
 
-// NotDurable says that what Answer.Durable or Deny.Durable asked to wait for
-// cannot be had (the journal failed, or the watchdog's time is up). It comes
+// NotDurable says that what Answer.Durable, Deny.Durable or Chunk.Durable asked to
+// wait for cannot be had (the journal failed, or the watchdog's time is up). It comes
 // instead of sending that action; Step returns what to send in its place.
 type NotDurable struct{ Now time.Time }
 

@@ -21,13 +21,17 @@ budgets: [{name: search, match: {team: search}, usd: 1.00, per: month}, {name: k
 prices: {usdPerMillionTokens: {gpt-5.4-mini: {input: 1, cacheRead: 0.1, output: 10}}}
 `
 
+// slicedConfig is lifeConfig for a model whose output is all visible, held in
+// slices.
+var slicedConfig = strings.NewReplacer("gpt-5.4-mini", "gpt-4o", "per: month", "per: month, streamHold: sliced", "per: day", "per: day, streamHold: sliced").Replace(lifeConfig)
+
 // Whatever Envoy tells, in whatever order, and wherever it stops: every event
 // gets one action, nothing is forwarded without an intent in the journal, the
 // request leaves exactly one settlement or denial, and no hold is left.
 func TestEveryLifeEnds(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		e := &env{t: t}
-		e.begin(lifeConfig)
+		e.begin(rapid.SampledFrom([]string{lifeConfig, slicedConfig}).Draw(r, "config"))
 		lives := rapid.IntRange(1, 6).Draw(r, "lives")
 		var open []*processor.Stream
 		for range lives {
@@ -65,9 +69,14 @@ func TestEveryLifeEnds(t *testing.T) {
 			}
 		}
 		for _, rec := range e.book.records {
-			if rec.Type == record.Intent {
+			switch rec.Type {
+			case record.Intent:
 				intents[rec.RequestID]++
-			} else {
+			case record.Extend:
+				if intents[rec.RequestID] == 0 || ends[rec.RequestID] > 0 {
+					r.Errorf("request %s is extended while it is not open", rec.RequestID)
+				}
+			default:
 				ends[rec.RequestID]++
 			}
 		}
@@ -106,6 +115,7 @@ func (e *env) draw(r *rapid.T) processor.Event {
 		body := rapid.SampledFrom([]string{
 			`{"model":"gpt-5.4-mini","max_completion_tokens":100}`, `{"model":"gpt-5.4-mini","stream":true}`,
 			`{"model":"gpt-5.4-mini","max_completion_tokens":9000000}`, `{"model":"x"}`, `{`, ``,
+			`{"model":"gpt-4o","stream":true,"max_completion_tokens":16000}`, `{"model":"gpt-4o","stream":true,"stream_options":{"include_usage":true},"max_completion_tokens":30000}`,
 		}).Draw(r, "body")
 		return &processor.RequestBody{Body: []byte(body), Now: e.now}
 	case 4:
@@ -120,6 +130,8 @@ func (e *env) draw(r *rapid.T) processor.Event {
 		chunk := rapid.SampledFrom([]string{
 			`{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":20}}`, "data: {\"choices\":[{\"delta\":{\"content\":\"hello\"}}]}\n\n",
 			"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":20}}\n\n", "data: [DONE]\n\n", "", "rubbish",
+			"data: {\"model\":\"gpt-4o\",\"choices\":[{\"delta\":{\"content\":\"" + strings.Repeat("x", rapid.IntRange(0, 3000).Draw(r, "text")) + "\"}}]}\n\n",
+			"data: {\"error\":{\"code\":\"insufficient_quota\"}}\n\n",
 		}).Draw(r, "chunk")
 		return &processor.ResponseBody{Chunk: []byte(chunk), EndOfStream: rapid.IntRange(0, 4).Draw(r, "eos") == 0, Now: e.now}
 	case 8:
@@ -129,46 +141,52 @@ func (e *env) draw(r *rapid.T) processor.Event {
 	}
 }
 
-// How an answer is cut into chunks changes neither what the caller gets nor
+// How an answer is divided into chunks changes neither what the caller gets nor
 // what it costs.
 func TestChunksChangeNothing(t *testing.T) {
-	answer := strings.Repeat("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello\"}}]}\n\n", 5) +
-		"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":20}}\n\ndata: [DONE]\n\n"
-	run := func(cuts []int) (passed string, last record.Record) {
-		e := &env{t: t}
-		e.begin(lifeConfig)
-		s := e.proc.Begin(e.now)
-		step := func(ev processor.Event) {
-			a := s.Step(ev)
-			if c, ok := a.(*processor.Chunk); ok {
-				if c.Replace {
-					passed += string(c.Body)
-				} else {
-					passed += string(ev.(*processor.ResponseBody).Chunk)
+	for model, config := range map[string]string{"gpt-5.4-mini": lifeConfig, "gpt-4o": slicedConfig} {
+		text := "hello"
+		if config == slicedConfig {
+			text = strings.Repeat("hello", 60) // so that more is held on the way
+		}
+		answer := strings.Repeat("data: {\"model\":\""+model+"\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\""+text+"\"}}]}\n\n", 5) +
+			"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":20}}\n\ndata: [DONE]\n\n"
+		run := func(cuts ...int) (passed string, last record.Record) {
+			e := &env{t: t}
+			e.begin(config)
+			s := e.proc.Begin(e.now)
+			step := func(ev processor.Event) {
+				a := s.Step(ev)
+				if c, ok := a.(*processor.Chunk); ok {
+					if c.Replace {
+						passed += string(c.Body)
+					} else {
+						passed += string(ev.(*processor.ResponseBody).Chunk)
+					}
 				}
+				s.After()
 			}
-			s.After()
+			step(&processor.RequestHeaders{Headers: e.headers(":method: POST\n:path: /v1/chat/completions\nauthorization: Bearer KEY"), Now: e.now})
+			step(&processor.RequestBody{Body: []byte(`{"model":"` + model + `","stream":true}`), Now: e.now})
+			step(&processor.ResponseHeaders{Headers: e.headers(":status: 200\ncontent-type: text/event-stream"), Details: "via_upstream", Attempts: 1, Now: e.now})
+			from := 0
+			for _, to := range append(cuts, len(answer)) {
+				step(&processor.ResponseBody{Chunk: []byte(answer[from:to]), EndOfStream: to == len(answer), Now: e.now})
+				from = to
+			}
+			s.Close(e.now, true)
+			s.Finish(e.now, processor.Cause{})
+			return passed, e.book.records[len(e.book.records)-1]
 		}
-		step(&processor.RequestHeaders{Headers: e.headers(":method: POST\n:path: /v1/chat/completions\nauthorization: Bearer KEY"), Now: e.now})
-		step(&processor.RequestBody{Body: []byte(`{"model":"gpt-5.4-mini","stream":true}`), Now: e.now})
-		step(&processor.ResponseHeaders{Headers: e.headers(":status: 200\ncontent-type: text/event-stream"), Details: "via_upstream", Attempts: 1, Now: e.now})
-		from := 0
-		for _, to := range append(cuts, len(answer)) {
-			step(&processor.ResponseBody{Chunk: []byte(answer[from:to]), EndOfStream: to == len(answer), Now: e.now})
-			from = to
+		want, wantLast := run()
+		if !strings.HasSuffix(want, "data: [DONE]\n\n") || strings.Contains(want, "usage") || wantLast.Cost == 0 {
+			t.Fatalf("whole: passed %q, cost %s", want, wantLast.Cost)
 		}
-		s.Close(e.now, true)
-		s.Finish(e.now, processor.Cause{})
-		return passed, e.book.records[len(e.book.records)-1]
-	}
-	want, wantLast := run(nil)
-	if !strings.HasSuffix(want, "data: [DONE]\n\n") || strings.Contains(want, "usage") || wantLast.Cost == 0 {
-		t.Fatalf("whole: passed %q, cost %s", want, wantLast.Cost)
-	}
-	for cut := 1; cut < len(answer); cut++ {
-		got, last := run([]int{cut})
-		if got != want || last.Cost != wantLast.Cost || last.Tokens != wantLast.Tokens || last.UsageSource != wantLast.UsageSource {
-			t.Fatalf("cut at %d: passed %q, cost %s; want %q, %s", cut, got, last.Cost, want, wantLast.Cost)
+		for cut := 1; cut < len(answer); cut += 1 + len(answer)/500 {
+			got, last := run(cut)
+			if got != want || last.Cost != wantLast.Cost || last.Tokens != wantLast.Tokens || last.UsageSource != wantLast.UsageSource {
+				t.Fatalf("cut at %d: passed %q, cost %s; want %q, %s", cut, got, last.Cost, want, wantLast.Cost)
+			}
 		}
 	}
 }

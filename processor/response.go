@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"airgate/accounting"
 	"airgate/processor/dialect"
 )
 
@@ -63,9 +64,16 @@ func (s *Stream) responseHeaders(e *ResponseHeaders) Action {
 		return a
 	}
 	s.events = strings.HasPrefix(contentType, "text/event-stream")
+	if s.sliced() && !s.events {
+		// What is no stream cannot be cut: all of it is held, or none of it passes.
+		if short := s.grow(s.outputBound(), e.Now); short != (shortfall{}) {
+			return s.refuseAnswer(short, e.Now)
+		}
+		a.Durable = s.extended
+	}
 	// A stream of which something is taken out may be held back up to its end,
 	// and that may be trailers.
-	a.Duplex = s.events && s.strip
+	a.Duplex = s.events && (s.strip || s.sliced())
 	return a
 }
 
@@ -103,6 +111,17 @@ func (s *Stream) replaceAnswer(now time.Time) Action {
 	return &s.deny
 }
 
+// refuseAnswer answers in the provider's place where the answer cannot be held.
+func (s *Stream) refuseAnswer(short shortfall, now time.Time) Action {
+	code, why := short.words()
+	s.code, s.class = code, outcomeOf(code).class
+	s.settle(now)
+	s.state = refused
+	s.sayDenial(code, why, short.refusal)
+	s.deny.Durable = s.intent
+	return &s.deny
+}
+
 // aboutAccount is what is said in place of an error of the provider's that is about
 // our credential or account.
 func aboutAccount(c Class) (code Code, text string) {
@@ -133,7 +152,8 @@ func (s *Stream) responseBody(e *ResponseBody) Action {
 			s.p.metrics.firstToken(s)
 		}
 	}
-	if !e.EndOfStream && !s.meter.Decisive(e.Chunk) {
+	s.passed += len(e.Chunk)
+	if !e.EndOfStream && !s.meter.Decisive(e.Chunk) && !s.near(len(e.Chunk)) {
 		s.unread = e.Chunk
 		c.pass(e.Chunk, s.meter.Pass(e.Chunk, false))
 		return c
@@ -157,12 +177,22 @@ func (s *Stream) read(c *Chunk, e *ResponseBody) {
 	}
 	if s.account() {
 		code, why := aboutAccount(classOfProvider(s.meter.Reading().Error.Class))
-		s.cutOff(c, s.meter.Pass(e.Chunk[:last], false), cutProvider, code, why, e.Now)
+		s.cutOff(c, s.meter.Pass(e.Chunk[:last], false), cutProvider, code, why, nil, e.Now)
 		return
 	}
-	c.pass(e.Chunk, s.meter.Pass(e.Chunk, e.EndOfStream))
-	if e.EndOfStream || s.meter.Reading().Ending != dialect.Unfinished {
+	var short shortfall
+	if s.sliced() {
+		short = s.cover(c, e.Now)
+	}
+	switch ended := e.EndOfStream || s.meter.Reading().Ending != dialect.Unfinished; {
+	case ended: // what it cost is known, and whatever it was it is made
+		c.Durable = 0
+		c.pass(e.Chunk, s.meter.Pass(e.Chunk, e.EndOfStream))
 		s.finish(e.Now)
+	case short != (shortfall{}):
+		s.cutShort(c, s.meter.Pass(e.Chunk, false), short, e.Now)
+	default:
+		c.pass(e.Chunk, s.meter.Pass(e.Chunk, false))
 	}
 }
 
@@ -179,18 +209,27 @@ func (s *Stream) account() bool {
 
 // Why airgate ends an answer before its end: record field cut.
 const (
+	cutBudget   = "budget"   // no more could be held for it
+	cutJournal  = "journal"  // … or the book cannot say so
 	cutProvider = "provider" // the provider's error about our credential or account stood there
 )
 
 // cutOff ends the answer with the dialect's own error event, behind what of the
-// chunk may pass, and settles what was counted. passed ends at an event's border,
-// as all that has passed before.
-func (s *Stream) cutOff(c *Chunk, passed []byte, reason string, code Code, why string, now time.Time) {
+// chunk may pass, and settles what was counted. passed is what the meter's Pass has
+// just given out.
+func (s *Stream) cutOff(c *Chunk, passed []byte, reason string, code Code, why string, r *accounting.Refusal, now time.Time) {
 	s.cut, s.code, s.class = reason, code, outcomeOf(code).class
 	s.settle(now)
 	d := s.denial(code, why)
-	c.Replace, c.EndOfStream, c.Cut = true, true, reason
-	c.Body = dialect.AppendCut(append(make([]byte, 0, len(passed)+1024), passed...), s.endpoint, &d)
+	if r != nil {
+		s.describe(&d, r)
+	}
+	c.Replace, c.EndOfStream, c.Durable, c.Cut = true, true, 0, reason
+	body := append(make([]byte, 0, len(passed)+1024), passed...)
+	if !s.meter.Between() {
+		body = append(body, "\n\n"...)
+	}
+	c.Body = dialect.AppendCut(body, s.endpoint, &d)
 }
 
 // finish settles an answer whose end was seen.
@@ -244,9 +283,16 @@ func (s *Stream) responseTrailers(e *ResponseTrailers) Action {
 	return c
 }
 
-// notDurable answers in place of an answer that may not leave: its intent is
-// not on disk and will not be.
+// notDurable answers in place of an answer that may not leave, or ends one that may
+// not go on: its intent or its extension is not on disk and will not be.
 func (s *Stream) notDurable(e *NotDurable) Action {
+	if s.state == answering && s.chunk.Durable != 0 {
+		c := &s.chunk
+		*c = Chunk{Set: c.Set[:0]}
+		// What was to pass is lost, and may have ended a comment begun before.
+		s.cutShort(c, []byte("\n\n"), shortfall{cut: cutJournal}, e.Now)
+		return c
+	}
 	s.class = ClassGateway
 	s.code = JournalUnavailable
 	s.settle(e.Now)

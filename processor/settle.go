@@ -68,7 +68,7 @@ func (s *Stream) measure(now time.Time) {
 		// No provider was tried: nothing can have been billed.
 	case s.refusal:
 		// The provider refused before it generated anything.
-	case r.HasUsage && (!s.unclean || r.Ending != dialect.Unfinished):
+	case r.HasUsage && (!s.unclean && s.cut == "" || r.Ending != dialect.Unfinished):
 		s.source, s.hasUsage = usage.Provider, true
 		s.tokens = r.Usage.Tokens()
 		s.cost = s.price(&r.Usage)
@@ -82,7 +82,9 @@ func (s *Stream) measure(now time.Time) {
 		u := s.estimate(now, r)
 		s.hasUsage = true
 		s.tokens = u.Tokens()
-		s.cost = min(s.price(u), s.reserved)
+		if s.cost = s.price(u); !s.sliced() {
+			s.cost = min(s.cost, s.reserved)
+		} // else more may have been seen than a slice holds: that is an overdraft
 		if !r.HasUsage {
 			return
 		}
@@ -130,7 +132,7 @@ func (s *Stream) price(u *usage.Usage) money.NanoUSD {
 
 // estimate is for answers that ended without a final usage: never zero, never
 // below the input. Where all billed output was visible it is input, counted
-// output and slack; else the most the provider can have made in the time, so
+// output and slack, or what is held for a cut; else the most the provider can have made in the time, so
 // that a budget stays a bound. None marks what nobody saw a byte of.
 func (s *Stream) estimate(now time.Time, r *dialect.Reading) *usage.Usage {
 	u := &usage.Usage{Model: r.Model, ServiceTier: r.Usage.ServiceTier, Geo: r.Usage.Geo}
@@ -145,8 +147,13 @@ func (s *Stream) estimate(now time.Time, r *dialect.Reading) *usage.Usage {
 		item.Tokens = usage.Tokens{Input: s.boundIn}
 		u.Calls = s.serverCalls()
 	}
-	counted := money.Tokens((r.OutputBytes+bytesPerToken-1)/bytesPerToken) + slack
+	unseen := slack
+	if s.cut == cutBudget || s.cut == cutJournal {
+		now, unseen = now.Add(stopping), s.margin() // the provider was in the middle of it
+	}
+	counted := money.Tokens((r.OutputBytes+bytesPerToken-1)/bytesPerToken) + unseen
 	made := times(money.Tokens(float64(s.snap.MaxTokensPerSecond)*now.Sub(s.forward).Seconds()), s.multiplier())
+	made = min(made, s.heldOut) // a slice rests on it that no more is made unseen
 	switch {
 	case s.endpoint.Operation == dialect.Embeddings:
 		s.source = usage.Estimated

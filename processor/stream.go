@@ -57,6 +57,7 @@ type Stream struct {
 	cap      money.Tokens // the cap airgate set or lowered, to be announced; 0 = none
 	boundIn  money.Tokens // input tokens held
 	reserved money.NanoUSD
+	heldOut  money.Tokens // the output that reserved covers: all there can be, or less (slice.go)
 	// boundless says that the worst case is none: no strict budget covers it.
 	boundless bool
 	hold      accounting.Hold
@@ -68,12 +69,15 @@ type Stream struct {
 	meter      dialect.Meter
 	status     int
 	attempts   int
-	strip      bool   // the usage chunk is taken out of the stream
-	events     bool   // the answer is labelled a stream of events
-	cut        string // why airgate has ended the answer; "" = it has not
-	buffered   bool   // an error answer, read whole before any of it leaves
-	retryAfter string // of that answer
-	unread     []byte // a chunk that After still has to scan
+	strip      bool             // the usage chunk is taken out of the stream
+	events     bool             // the answer is labelled a stream of events
+	cut        string           // why airgate has ended the answer; "" = it has not
+	passed     int              // bytes of the body
+	sureOut    money.Tokens     // of heldOut, what the book is known to say on disk
+	extended   journal.Position // of the last extension
+	buffered   bool             // an error answer, read whole before any of it leaves
+	retryAfter string           // of that answer
+	unread     []byte           // a chunk that After still has to scan
 	firstByte  time.Time
 	class      Class
 	code       Code
@@ -162,6 +166,9 @@ func (s *Stream) After() {
 	if s.fwd.Body != nil {
 		// A long answer must not keep its request's body in memory.
 		s.fwd.Body, s.scratch = nil, nil
+	}
+	if s.chunk.Durable != 0 { // it was waited for
+		s.sureOut, s.chunk.Durable = s.heldOut, 0
 	}
 	if s.unread == nil {
 		return

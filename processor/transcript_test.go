@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +32,7 @@ import (
 //	body              the request body follows
 //	answer            the answer's headers; details=… attempts=… eos
 //	chunk             a chunk of the answer follows, \n escaped; eos
+//	text 800          a chunk with one event of so much text, in small letters x; messages = in the other dialect
 //	trailers
 //	not-durable       what was to wait for the disk cannot
 //	close             the stream ends; cause=DC,downstream_remote_disconnect gives the access-log entry
@@ -53,6 +56,7 @@ type env struct {
 	book   *book
 	proc   *processor.Processor
 	stream *processor.Stream
+	waits  bool   // the last chunk, for the disk
 	sent   string // the body of the last request let go, "" = as it came
 	ids    map[string]string
 }
@@ -113,11 +117,22 @@ func (e *env) run(t *testing.T, d *datadriven.TestData) string {
 	case "chunk":
 		text := strings.NewReplacer(`\n`, "\n", "\n", "").Replace(d.Input)
 		return e.step(&processor.ResponseBody{Chunk: []byte(text), EndOfStream: d.HasArg("eos"), Now: e.now})
+	case "text":
+		event := "data: {\"model\":\"gpt-4o\",\"choices\":[{\"index\":0,\"delta\":{\"content\":%q}}]}\n\n"
+		if d.HasArg("messages") {
+			event = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":%q}}\n\n"
+		}
+		n, err := strconv.Atoi(d.CmdArgs[0].Key)
+		if err != nil {
+			d.Fatalf(t, "%v", err)
+		}
+		return e.step(&processor.ResponseBody{Chunk: fmt.Appendf(nil, event, strings.Repeat("x", n)), Now: e.now})
 	case "trailers":
 		return e.step(&processor.ResponseTrailers{Now: e.now})
 	case "not-durable":
 		return e.step(&processor.NotDurable{Now: e.now})
 	case "close":
+		e.waits = false
 		wait := e.stream.Close(e.now, true)
 		var c processor.Cause
 		if d.HasArg("cause") {
@@ -200,11 +215,21 @@ func (e *env) headers(text string) []processor.Header {
 }
 
 func (e *env) step(ev processor.Event) string {
+	if _, instead := ev.(*processor.NotDurable); e.waits && !instead {
+		e.stream.After() // what the chunk before waited for is on disk
+	}
 	a := e.stream.Step(ev)
 	out := describe(a)
-	e.stream.After()
-	return e.anonymous(out + e.written())
+	if c, ok := a.(*processor.Chunk); !ok || c.Durable == 0 {
+		e.stream.After()
+		e.waits = false
+	} else {
+		e.waits = true
+	}
+	return e.anonymous(longText.ReplaceAllStringFunc(out, func(x string) string { return fmt.Sprintf("x×%d", len(x)) }) + e.written())
 }
+
+var longText = regexp.MustCompile("x{16,}")
 
 // describe prints an action.
 func describe(a processor.Action) string {
@@ -255,6 +280,9 @@ func describe(a processor.Action) string {
 		}
 		if a.Cut != "" {
 			b.WriteString(" cut: " + a.Cut)
+		}
+		if a.Durable != 0 {
+			fmt.Fprintf(&b, ", after record %d is on disk", a.Durable)
 		}
 		b.WriteString("\n")
 		set(a.Set)

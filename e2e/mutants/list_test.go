@@ -547,8 +547,8 @@ func list() []mutant {
 		{
 			breaks: "the settlement precedes the reply to the end of the answer",
 			file:   "processor/response.go",
-			line:   "	if e.EndOfStream || s.meter.Reading().Ending != dialect.Unfinished {\n		s.finish(e.Now)\n	}\n",
-			mutant: "",
+			line:   "		c.pass(e.Chunk, s.meter.Pass(e.Chunk, e.EndOfStream))\n		s.finish(e.Now)\n",
+			mutant: "		c.pass(e.Chunk, s.meter.Pass(e.Chunk, e.EndOfStream))\n",
 			tests:  "Test",
 		},
 		{

@@ -183,7 +183,9 @@ func (x *exchange) step(event processor.Event) processor.Action {
 		position = a.Durable
 	case *processor.Deny:
 		position = a.Durable
-	case *processor.Continue, *processor.Forward, *processor.Chunk:
+	case *processor.Chunk:
+		position = a.Durable
+	case *processor.Continue, *processor.Forward:
 	}
 	if position == 0 {
 		return action

@@ -926,6 +926,42 @@ func TestDurableWait(t *testing.T) {
 		b.stop()
 		s.settled(t)
 	})
+	t.Run("a chunk waits, and is cut where the disk is too slow", func(t *testing.T) {
+		s := newScript(duplex(func(e processor.Event) processor.Action {
+			switch e := e.(type) {
+			case *processor.ResponseBody:
+				return &processor.Chunk{Durable: journal.Position(len(e.Chunk))}
+			case *processor.NotDurable:
+				return &processor.Chunk{Replace: true, Body: []byte("error"), EndOfStream: true, Cut: "journal"}
+			default:
+				return pass(e)
+			}
+		}))
+		var asked []journal.Position
+		b := start(t, extproc.Config{DurableTimeout: 5 * time.Millisecond, Wait: func(ctx context.Context, p journal.Position) error {
+			asked = append(asked, p)
+			if p < 3 {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}}, s)
+		c := b.open(t)
+		send(t, c, requestHead(), extproctest.RequestBody([]byte("{}")), answerHead(), chunk("a"), chunk("bb"), chunk("ccc"))
+		var replies []string
+		for range 6 {
+			replies = append(replies, recv(t, c))
+		}
+		if diff := gocmp.Diff([]string{"reqh", "reqb", "resh FULL_DUPLEX_STREAMED", "resb=a", "resb=bb", "resb=error!"}, replies); diff != "" {
+			t.Errorf("replies (-want +got):\n%s", diff)
+		}
+		_ = c.Reset()
+		b.stop()
+		s.settled(t)
+		if diff := gocmp.Diff([]journal.Position{1, 2, 3}, asked); diff != "" {
+			t.Errorf("waited for (-want +got):\n%s", diff)
+		}
+	})
 	t.Run("the caller leaves meanwhile", func(t *testing.T) {
 		s := newScript(durableAnswer)
 		asked := make(chan struct{})

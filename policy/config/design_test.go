@@ -101,6 +101,7 @@ budgets:
     clampOutput: {floorTokens: 256}
     warnAt: [80%, forecast 100%, "50%"]
     onStoreDown: {allowWithinUSD: 0.3}
+    streamHold: sliced
     overrides:
       - {for: {team: search}, usd: 500, by: kim, reason: INC-12}
       - {for: {team: search}, usd: 600, until: 2026-12-01}
@@ -135,7 +136,7 @@ budgets:
 		{
 			Name: "keys", Resource: accounting.USD, Each: []accounting.Dimension{accounting.Key},
 			Amount: 500_000_000, Window: accounting.Week, Owner: "finops@example.com", BudgetStatus: 429, Where: "13",
-			ClampFloor: 256, WarnAt: []accounting.Threshold{{Percent: 80}, {Percent: 100, Forecast: true}, {Percent: 50}},
+			ClampFloor: 256, Sliced: true, WarnAt: []accounting.Threshold{{Percent: 80}, {Percent: 100, Forecast: true}, {Percent: 50}},
 			OnStoreDown: accounting.OnStoreDown{Within: 300_000_000},
 			Overrides: []accounting.Override{
 				{For: search, Amount: 500_000_000_000, By: "kim", Reason: "INC-12"},

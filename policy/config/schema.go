@@ -216,6 +216,7 @@ type budget struct {
 	WarnAt       list[threshold] `config:"warnAt" doc:"Shares of it at which somebody is told, once per account and window: 80%, or of the forecast, forecast 100%."`
 	OnStoreDown  outage          `config:"onStoreDown" doc:"What becomes of a call that needs the shared store while that does not answer: deny, or {allowWithinUSD: 5}; deny if absent."`
 	ClampOutput  clampOutput     `config:"clampOutput" doc:"A call that does not fit gets a lower output cap instead of a refusal."`
+	StreamHold   choice          `config:"streamHold" oneof:"whole sliced" doc:"sliced holds a streamed call in parts as its output comes, and cuts it where no more is left; whole if absent."`
 }
 
 // outage is what becomes of the calls of a budget while the shared store does
