@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // Shapes as the providers document them (OpenAI API reference: chat, responses,
@@ -185,6 +186,7 @@ func (a *answer) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		a.sent++
+		a.last = time.Now()
 		switch a.sent {
 		case a.script.ResetAt:
 			a.breakOff(w, true)

@@ -33,9 +33,10 @@ type Call struct {
 	Cap      int64     `json:"cap,omitempty"`
 	Began    time.Time `json:"began"`
 	Ended    time.Time `json:"ended"`
-	Outcome  string    `json:"outcome"` // "", answered, canceled, reset, closed
-	Sent     int       `json:"sent"`    // events of a stream
-	Headers  []string  `json:"headers"` // names, sorted; with "=" and the value where it may be told
+	LastSent time.Time `json:"last_sent"` // when the last event of a stream's text was written
+	Outcome  string    `json:"outcome"`   // "", answered, canceled, reset, closed
+	Sent     int       `json:"sent"`      // events of a stream
+	Headers  []string  `json:"headers"`   // names, sorted; with "=" and the value where it may be told
 	InTokens int64     `json:"in"`
 	Out      int64     `json:"out"`
 }
@@ -86,7 +87,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.run(w, r)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	call.Ended, call.Outcome, call.Sent, call.InTokens, call.Out = time.Now(), a.outcome, a.sent, a.in, a.out
+	call.Ended, call.LastSent, call.Outcome, call.Sent, call.InTokens, call.Out = time.Now(), a.last, a.outcome, a.sent, a.in, a.out
 }
 
 func (p *Provider) note(c *Call) {
@@ -163,6 +164,7 @@ type answer struct {
 	in, out int64
 	outcome string
 	sent    int
+	last    time.Time // of sent
 }
 
 // read takes from the body what an answer needs. Its tolerance is that of the

@@ -413,13 +413,13 @@ func TestCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := lastCall(t, p)
-	if c.Ended.Before(c.Began) {
-		t.Errorf("ended %s before %s", c.Ended, c.Began)
+	if c.Ended.Before(c.LastSent) || c.LastSent.Before(c.Began) {
+		t.Errorf("began %s, last sent %s, ended %s: want that order", c.Began, c.LastSent, c.Ended)
 	}
 	if !slices.Contains(c.Headers, "authorization=…4711") || !slices.Contains(c.Headers, "content-length=42") || !slices.Contains(c.Headers, ScriptHeader) {
 		t.Errorf("headers = %q", c.Headers)
 	}
-	c.Began, c.Ended, c.Headers = time.Time{}, time.Time{}, nil
+	c.Began, c.LastSent, c.Ended, c.Headers = time.Time{}, time.Time{}, time.Time{}, nil
 	want := Call{
 		Path: chat, Query: "beta=true", Model: "m", Stream: true, Bytes: 42, Cap: 5, Outcome: "answered", Sent: 2, InTokens: 9, Out: 5,
 	}
