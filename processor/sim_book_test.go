@@ -34,6 +34,9 @@ func (b *simBook) Append(r *record.Record) (journal.Position, error) {
 		l.w.mu.Lock()
 		defer l.w.mu.Unlock()
 		l.w.counts["records"]++
+		if r.Type == record.Extend {
+			l.w.counts["extended"]++
+		}
 		l.w.promises[r.Writer].append(r)
 		for _, x := range r.Limits {
 			if until := l.trueTime().Add(x.Reset.Sub(r.Time) + remembered); until.After(l.w.until[x.Account]) {
@@ -157,7 +160,7 @@ func (w *world) close(writer string) {
 
 // callBook is what the book says of calls.
 type callBook struct {
-	intents, settles map[string]*record.Record // :: request id → its record
+	intents, settles map[string]*record.Record // :: request id → its record; an intent holds what its extensions say
 }
 
 // read reads the book: invariant 3.
@@ -169,6 +172,16 @@ func (w *world) read() callBook {
 			r := &records[i].Record
 			of := t.intents
 			switch {
+			case r.Type == record.Extend:
+				intent := t.intents[r.RequestID]
+				if intent == nil || t.settles[r.RequestID] != nil || r.Reserved <= intent.Reserved {
+					w.problem(3, "an extension of no open call, or by nothing: %+v", r)
+					continue
+				}
+				extended := *intent
+				extended.Reserved = r.Reserved
+				t.intents[r.RequestID] = &extended
+				continue
 			case r.Type == record.Settle && r.Decision == "allow":
 				of = t.settles
 			case r.Type != record.Intent:

@@ -11,8 +11,12 @@ import (
 	"time"
 
 	"airgate/accounting/journal"
+	"airgate/accounting/money"
 	"airgate/processor"
 )
+
+// hiddenInput is what airgate holds for input beyond the bytes of a body.
+const hiddenInput = 128
 
 // caller is an application with a key. It has one call in flight.
 type caller struct {
@@ -54,6 +58,9 @@ func (c *caller) call() {
 	}
 	stream := c.rng.IntN(2) == 0
 	limit, capped := 16+c.rng.IntN(600), c.rng.IntN(3) > 0
+	if terms.sliced(c.key, model, model.limit) && c.rng.IntN(4) > 0 {
+		stream, limit, capped = true, 1000+c.rng.IntN(20_000), true
+	}
 	body := c.body(model, stream, capped, limit)
 	if !c.sleep(upTo(c.rng, 50*time.Millisecond)) || c.rng.IntN(50) == 0 {
 		c.close(s, true)
@@ -79,8 +86,16 @@ func (c *caller) call() {
 	if sent == nil {
 		sent = body
 	}
-	p := c.provider(model, stream, len(body), outputCap(sent))
-	p.simCall = &simCall{id: s.RequestID(), key: c.key, model: model, terms: terms, cost: p.bill(p.out)}
+	p := c.provider(model, stream, len(body), model.outputCap(sent))
+	p.simCall = &simCall{id: s.RequestID(), key: c.key, model: model, terms: terms, admitted: now, cost: p.bill(p.out)}
+	if p.sliced = stream && terms.sliced(c.key, model, model.outputCap(sent)); p.sliced {
+		l.w.count("held in slices")
+		p.cost = p.bill(min(p.out, chunkTokens))
+	}
+	whole := model.in*money.NanoUSD(len(body)+hiddenInput) + model.out*money.NanoUSD(model.outputCap(sent))
+	if held := l.model.intent(s.RequestID()).Reserved; p.sliced != (held < whole) {
+		l.w.problem(5, "request %s holds %s of %s, sliced: want %v", p.id, held, whole, p.sliced)
+	}
 	l.w.log.Debug("let go", slog.String("request_id", p.id), slog.Any("end", p.end), slog.Bool("stream", stream), slog.Int("in", p.in),
 		slog.Int("out", p.out), slog.Duration("token", p.token), slog.Duration("first", p.first), slog.Int("at", p.at))
 	l.forwarded(p.simCall, now)
@@ -188,10 +203,22 @@ func (c *caller) content(s *processor.Stream, p *provider) (byEnvoy bool) {
 		usage = `"usage":null`
 	}
 	defer func() { p.known = p.end != noUsage && !p.told && !c.life.dead.Load() }()
-	text := func(tokens int) string { return strings.Repeat("abcd", tokens) }
-	chunk := func(text string, last bool) {
-		s.Step(&processor.ResponseBody{Chunk: []byte(text), EndOfStream: last, Now: time.Now()})
+	text := func(tokens int) string { return strings.Repeat("abc", tokens) }
+	chunk := func(text string, last bool) (goesOn bool) {
+		a, ok := s.Step(&processor.ResponseBody{Chunk: []byte(text), EndOfStream: last, Now: time.Now()}).(*processor.Chunk)
+		if ok && c.life.wait(a.Durable, 2*time.Second) != nil && !c.life.dead.Load() {
+			c.life.w.count("not durable in time, cut")
+			a, ok = s.Step(&processor.NotDurable{Now: time.Now()}).(*processor.Chunk)
+		}
+		if !ok {
+			c.life.w.problem(3, "a chunk was not answered with one")
+			return false
+		}
 		s.After()
+		if a.Cut != "" {
+			c.life.w.count("cut: " + a.Cut)
+		}
+		return a.Cut == ""
 	}
 	if !p.stream {
 		chunk(fmt.Sprintf(`{"model":%q,"choices":[{"index":0,"message":{"content":%q},"finish_reason":"stop"}],%s}`, p.model.name, text(p.out-p.hidden), usage), true)
@@ -206,12 +233,22 @@ func (c *caller) content(s *processor.Stream, p *provider) (byEnvoy bool) {
 			c.stopped(p, shown)
 			return byEnvoy
 		}
-		chunk(fmt.Sprintf("data: {\"model\":%q,\"choices\":[{\"index\":0,\"delta\":{\"content\":%q}}],\"usage\":null}\n\n", p.model.name, text(n)), false)
 		shown += n
+		c.shows(p, shown)
+		if !chunk(fmt.Sprintf("data: {\"model\":%q,\"choices\":[{\"index\":0,\"delta\":{\"content\":%q}}],\"usage\":null}\n\n", p.model.name, text(n)), false) {
+			c.stopped(p, shown)
+			return true
+		}
 	}
-	chunk("data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n", false)
+	ends := []string{"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n"}
 	if p.end != noUsage {
-		chunk("data: {\"choices\":[],"+usage+"}\n\n", false)
+		ends = append(ends, "data: {\"choices\":[],"+usage+"}\n\n")
+	}
+	for _, text := range ends {
+		if !chunk(text, false) {
+			c.stopped(p, p.out)
+			return true
+		}
 	}
 	chunk("data: [DONE]\n\n", true)
 	return true

@@ -38,10 +38,11 @@ func newKeys(t *testing.T) []simKey {
 type simModel struct {
 	name    string
 	in, out money.NanoUSD // for a token
+	limit   int           // of output
 	reasons bool
 }
 
-var simModels = []simModel{{"gpt-4.1-mini", 1000, 10_000, false}, {"gpt-5.4-nano", 200, 2500, true}}
+var simModels = []simModel{{"gpt-4.1-mini", 1000, 10_000, 32_768, false}, {"gpt-5.4-nano", 200, 2500, 128_000, true}}
 
 // simBudget is a budget as its owner means it.
 type simBudget struct {
@@ -50,6 +51,7 @@ type simBudget struct {
 	per, zone         string
 	usd               money.NanoUSD
 	shadow, clamps    bool
+	sliced            bool
 	favours           *simKey // has another amount, until
 	favour            money.NanoUSD
 	until             time.Time
@@ -85,6 +87,9 @@ func (b simBudget) String() string {
 	}
 	if b.clamps {
 		text += ", clampOutput: {floorTokens: 16}"
+	}
+	if b.sliced {
+		text += ", streamHold: sliced"
 	}
 	if b.favours != nil {
 		text += fmt.Sprintf(", overrides: [{for: {key: %s}, usd: %s, until: %s}]", b.favours.id, b.favour, b.until.Format(time.RFC3339))
@@ -130,6 +135,7 @@ type simConfig struct {
 	keys    []simKey
 	budgets []simBudget
 	names   int // given so far
+	slices  int // of so many budgets in two
 }
 
 // terms is a config that was loaded.
@@ -140,7 +146,7 @@ type terms struct {
 }
 
 func newConfig(keys []simKey, rng *rand.Rand, now time.Time) simConfig {
-	c := simConfig{keys: keys}
+	c := simConfig{keys: keys, slices: pick(rng, 0, 1, 2, 2)}
 	for range 3 + rng.IntN(4) {
 		c = c.add(rng, now)
 	}
@@ -154,6 +160,7 @@ func (c simConfig) add(rng *rand.Rand, now time.Time) simConfig {
 		name: fmt.Sprintf("b%d", c.names), team: pick(rng, "", "search", "care"), model: pick(rng, "", "", "gpt-4.1-mini"),
 		each: pick(rng, "", "key", "team"), per: pick(rng, "day", "day", "month", "total"), zone: pick(rng, "UTC", "Asia/Tokyo", "America/New_York"),
 		usd: money.USD/10 + someUSD(rng), shadow: rng.IntN(5) == 0, clamps: rng.IntN(3) == 0,
+		sliced: rng.IntN(2) < c.slices,
 	}
 	if b.each == "key" && rng.IntN(2) == 0 {
 		b.favours, b.favour, b.until = &c.keys[rng.IntN(len(c.keys))], someUSD(rng), now.Add(upTo(rng, 48*time.Hour)).Truncate(time.Second)
@@ -187,6 +194,17 @@ func (c simConfig) edit(rng *rand.Rand, now time.Time) simConfig {
 	}
 	return c
 }
+
+// sliced reports whether the budgets let a call of k to m that may have so much
+// output be held in slices.
+func (c simConfig) sliced(k *simKey, m *simModel, limit int) bool {
+	enforced := slices.DeleteFunc(slices.Clone(c.budgets), func(b simBudget) bool { return b.shadow || !b.covers(k, m) })
+	whole := slices.ContainsFunc(enforced, func(b simBudget) bool { return !b.sliced })
+	return len(enforced) > 0 && !whole && !m.reasons && limit > firstSlice
+}
+
+// firstSlice is the output that a sliced call holds at first, its margin included.
+const firstSlice = 1024 + 250
 
 // permits is how many calls each key may have in flight.
 const permits = 3

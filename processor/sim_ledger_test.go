@@ -98,6 +98,13 @@ func (m *model) end(r *record.Record, err error) {
 	}
 }
 
+// intent is the open intent of a call, with what its extensions say it holds.
+func (m *model) intent(id string) record.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.open[id]
+}
+
 func (m *model) settledAt(id string) journal.Position {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -108,6 +115,10 @@ func (m *model) settledAt(id string) journal.Position {
 // invariants 5, 6.
 func (l *life) figures(r *record.Record) {
 	if l.w.racing || r.Count > 0 || r.Code == "journal_unavailable" { // its hold is given back already
+		return
+	}
+	if r.Type == record.Settle {
+		l.cut(r)
 		return
 	}
 	l.model.mu.Lock()
@@ -141,6 +152,29 @@ func (l *life) figures(r *record.Record) {
 		l.w.problem(6, "%v of %s: code %q, want one of %q: %+v", r.Type, r.RequestID, r.Code, codes, r.Limits)
 	}
 }
+
+// cut checks that a call was cut for want of money: invariant 6.
+func (l *life) cut(r *record.Record) {
+	l.w.mu.Lock()
+	c := l.w.calls[r.RequestID]
+	l.w.mu.Unlock()
+	if r.Cut != "budget" || c == nil || c.terms != l.terms.Load() {
+		return // limits may be lower now
+	}
+	l.model.mu.Lock()
+	defer l.model.mu.Unlock()
+	for _, x := range l.model.open[r.RequestID].Limits {
+		if b := l.model.accounts[x.Account]; x.Mode == "enforce" && b != nil {
+			if left := money.NanoUSD(x.Limit) - b.spent - b.held; left < c.model.out*leastSlice {
+				return
+			}
+		}
+	}
+	l.w.problem(6, "request %s was cut, and there was money for it: %+v", r.RequestID, r)
+}
+
+// leastSlice is more output than any extension needs at least.
+const leastSlice = 256 + 250 + 3*chunkTokens
 
 // forwarded books the call's true cost, and checks invariant 1.
 func (l *life) forwarded(c *simCall, now time.Time) {

@@ -1,6 +1,7 @@
 package processor_test
 
 import (
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ type simCall struct {
 	key      *simKey
 	model    *simModel
 	terms    *terms
+	admitted time.Time
 	accounts []string      // on which it counts, in the world's words
 	cost     money.NanoUSD // what the provider bills
 	heard    bool          // the caller has seen a byte of the answer
@@ -42,6 +44,7 @@ type provider struct {
 	model   *simModel
 	end     end
 	stream  bool
+	sliced  bool          // the end of airgate ends the call: then nothing more is billed
 	in, out int           // tokens
 	hidden  int           // of out, made before what is seen
 	token   time.Duration // that it takes to make one; never less than airgate's estimates rest on
@@ -59,7 +62,7 @@ func (c *caller) provider(m *simModel, stream bool, bytes, limit int) *provider 
 		token: time.Duration(1100+c.rng.IntN(20_000)) * time.Microsecond,
 	}
 	if c.rng.IntN(8) == 0 {
-		p.out = min(limit, 2000) // it uses what it may
+		p.out = min(limit, pick(c.rng, 2000, 4000)) // it uses what it may
 	}
 	if m.reasons {
 		p.hidden = c.rng.IntN(p.out)
@@ -76,10 +79,10 @@ func (c *caller) provider(m *simModel, stream bool, bytes, limit int) *provider 
 }
 
 // outputCap is the cap that the provider honours.
-func outputCap(body []byte) int {
+func (m *simModel) outputCap(body []byte) int {
 	_, after, ok := strings.Cut(string(body), `"max_completion_tokens":`)
 	if !ok {
-		return 1 << 20
+		return m.limit
 	}
 	n, err := strconv.Atoi(after[:strings.IndexAny(after, ",}")])
 	if err != nil {
@@ -101,14 +104,39 @@ func (c *caller) stopped(p *provider, shown int) {
 	}
 	p.told = true
 	if c.life.dead.Load() {
-		return // nobody tells it
+		return // nobody tells it, or all that it can have made is counted
 	}
 	made := int(time.Since(p.begun) / p.token)
-	if p.stream && shown > 0 {
+	if p.stream && (shown > 0 || p.sliced) {
 		made = min(made, p.hidden+shown+chunkTokens) // and what is under way
 	}
 	c.life.w.log.Debug("stopped", slog.String("request_id", p.id), slog.Int("made", made), slog.Int("shown", shown))
 	c.life.w.bill(p.simCall, p.bill(min(made, p.out)))
+}
+
+// shows says that airgate is about to see so much output of a sliced call, and that
+// the provider may have made what is under way besides: invariant 1.
+func (c *caller) shows(p *provider, shown int) {
+	if !p.sliced {
+		return
+	}
+	w, now := c.life.w, time.Now()
+	w.bill(p.simCall, p.bill(min(p.out, shown+chunkTokens)))
+	if p.terms != c.life.terms.Load() {
+		return // limits may be lower than what is held within them
+	}
+	w.mu.Lock()
+	var over []string
+	for _, b := range p.terms.budgets {
+		account, _ := b.account(p.key, p.admitted)
+		if limit := max(b.limit(p.key, p.admitted), b.limit(p.key, now)); !b.shadow && b.covers(p.key, p.model) && w.truth[account] > limit {
+			over = append(over, fmt.Sprintf("%s: true cost %s of %s", account, w.truth[account], limit))
+		}
+	}
+	w.mu.Unlock()
+	for _, o := range over {
+		w.problem(1, "%s, as request %s goes on", o, p.id)
+	}
 }
 
 // bill corrects the true cost of a call that the provider was told to end.

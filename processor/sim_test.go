@@ -63,6 +63,11 @@ import (
 //  6. No call is denied for money that is neither spent nor held, and the code
 //     says which it is (figures).
 //
+// Of a call that is held in slices the provider makes no more than chunkTokens that
+// nobody sees, and the end of a process ends the call: that is what such a hold
+// rests on. Its true cost grows as its output comes (shows); a call that was cut has
+// met a budget without room for it (cut).
+//
 // One thing is lost by design: a request is let go while its intent is on its
 // way to the disk. If the power fails before it is there, nobody has heard of
 // the call: no byte of its answer has left. Those are counted.
