@@ -34,6 +34,25 @@ type accountSet struct {
 	accounts map[string]*account // :: values of each → account
 	other    *account            // shared by all beyond max
 	swept    int64               // when accounts were last looked through
+	gone     tally               // of accounts that were dropped
+}
+
+// tally is what settled calls held at most, and what they cost, in nano-USD.
+type tally struct{ held, cost int64 }
+
+func (t *tally) add(u tally) { t.held, t.cost = t.held+u.held, t.cost+u.cost }
+
+// tally is that of all calls on the set's accounts since the process began.
+func (set *accountSet) tally() tally {
+	set.mu.RLock()
+	sum, accounts := set.gone, set.allRLocked() // of one moment: none is counted twice, or not at all
+	set.mu.RUnlock()
+	for _, a := range accounts {
+		a.mu.Lock()
+		sum.add(a.tally)
+		a.mu.Unlock()
+	}
+	return sum
 }
 
 func newAccountSet(g *group, d *dropped) *accountSet {
@@ -109,6 +128,7 @@ func (set *accountSet) sweepLocked(now int64) {
 		if a.idleLocked(now) {
 			a.dead = true
 			delete(set.accounts, key)
+			set.gone.add(a.tally)
 			set.dropped.add(a.windows...)
 		}
 		a.mu.Unlock()
@@ -117,11 +137,15 @@ func (set *accountSet) sweepLocked(now int64) {
 
 // all returns the accounts that exist now.
 func (set *accountSet) all() []*account {
+	set.mu.RLock()
+	defer set.mu.RUnlock()
+	return set.allRLocked()
+}
+
+func (set *accountSet) allRLocked() []*account {
 	if set.only != nil {
 		return []*account{set.only}
 	}
-	set.mu.RLock()
-	defer set.mu.RUnlock()
 	as := make([]*account, 0, len(set.accounts)+1)
 	for _, a := range set.accounts {
 		as = append(as, a)
@@ -147,6 +171,7 @@ type account struct {
 	vended  *vended   // of one that is
 	permits int64     // of a concurrency limit, held
 	pool    *pool     // of one that is shared
+	tally   tally     // of a budget
 	windows []*window // in the order they were opened
 }
 

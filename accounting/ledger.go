@@ -324,11 +324,32 @@ type Budget struct {
 	Limit       money.NanoUSD
 	Spent       money.NanoUSD
 	Reserved    money.NanoUSD // held by calls in flight
+	Held        money.NanoUSD // at most, by calls that were settled since the process began, in any window …
+	HeldCost    money.NanoUSD // … and what they cost
 	WindowStart time.Time     // zero for total, as is Reset
 	Reset       time.Time
 	Overrides   []Override // that are not over and are for this account, the one that holds first
 
 	labels string // Account without its window, for metrics; "" if it has callers' words in it
+}
+
+// tallies returns what the settled calls of each budget held at most, and what they
+// cost, since the process began.
+func (l *Ledger) tallies() map[string]tally {
+	l.mu.Lock()
+	t := l.table
+	l.mu.Unlock()
+	all := make(map[string]tally)
+	if t == nil {
+		return all
+	}
+	for _, g := range t.budgets.groups {
+		sum := g.set.tally()
+		for _, m := range g.members {
+			all[m.Name] = sum
+		}
+	}
+	return all
 }
 
 // Budgets returns every account of every budget of the last applied table, in
@@ -364,6 +385,7 @@ func (l *Ledger) Budgets(now time.Time) []Budget {
 				terms := m.termsOf(a, &s, now.UnixNano())
 				b.Overrides = m.overridesOf(a, &s, now.UnixNano())
 				b.Spent, b.Reserved = money.NanoUSD(w.used()), money.NanoUSD(w.reserved())
+				b.Held, b.HeldCost = money.NanoUSD(a.tally.held), money.NanoUSD(a.tally.cost)
 				a.mu.Unlock()
 				b.Account, b.WindowStart, b.Reset = w.text, w.opens, w.reset
 				b.Limit = money.NanoUSD(terms.amount)

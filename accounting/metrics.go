@@ -55,6 +55,7 @@ func inUSD(n money.NanoUSD) float64 { return float64(n) / float64(money.USD) }
 type budgetCollector struct {
 	ledger                        *Ledger
 	limit, spent, reserved, reset *prometheus.Desc
+	held, cost                    *prometheus.Desc
 }
 
 func newBudgetCollector(l *Ledger) *budgetCollector {
@@ -64,6 +65,8 @@ func newBudgetCollector(l *Ledger) *budgetCollector {
 		limit:    prometheus.NewDesc("airgate_budget_limit_usd", "Limit of a budget account in its window.", account, nil),
 		spent:    prometheus.NewDesc("airgate_budget_spent_usd", "Spent by settled calls in the window.", account, nil),
 		reserved: prometheus.NewDesc("airgate_budget_reserved_usd", "Held by calls in flight.", account, nil),
+		held:     prometheus.NewDesc("airgate_held_usd_total", "What settled calls held of a budget at most, in USD.", []string{"budget"}, nil),
+		cost:     prometheus.NewDesc("airgate_held_cost_usd_total", "What the calls of airgate_held_usd_total cost: the rest was kept from others while they ran.", []string{"budget"}, nil),
 		reset:    prometheus.NewDesc("airgate_budget_reset_timestamp_seconds", "End of the budget's window.", []string{"budget"}, nil),
 	}
 }
@@ -74,12 +77,18 @@ func (c *budgetCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.spent
 	ch <- c.reserved
 	ch <- c.reset
+	ch <- c.held
+	ch <- c.cost
 }
 
 // Collect implements prometheus.Collector.
 func (c *budgetCollector) Collect(ch chan<- prometheus.Metric) { c.collect(ch, time.Now()) } //nolint:forbidigo // a scrape is the only caller, and knows no time
 
 func (c *budgetCollector) collect(ch chan<- prometheus.Metric, now time.Time) {
+	for name, t := range c.ledger.tallies() {
+		ch <- prometheus.MustNewConstMetric(c.held, prometheus.CounterValue, inUSD(money.NanoUSD(t.held)), name)
+		ch <- prometheus.MustNewConstMetric(c.cost, prometheus.CounterValue, inUSD(money.NanoUSD(t.cost)), name)
+	}
 	budgets := c.ledger.Budgets(now)
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -105,6 +107,12 @@ func TestMetrics(t *testing.T) {
 		"airgate_denials_total{limit=trial,mode=shadow,team=ads} 1",
 		"airgate_denials_total{limit=trial,mode=shadow,team=ml} 2",
 		"airgate_denials_total{limit=unbudgeted,mode=enforce,team=ads} 1",
+		"airgate_held_cost_usd_total{budget=each-key} 1.5",
+		"airgate_held_cost_usd_total{budget=search} 1.5",
+		"airgate_held_cost_usd_total{budget=users} 1.5",
+		"airgate_held_usd_total{budget=each-key} 1",
+		"airgate_held_usd_total{budget=search} 1",
+		"airgate_held_usd_total{budget=users} 1",
 		"airgate_overdraft_usd_total{budget=each-key} 0.5",
 		"airgate_overdraft_usd_total{budget=search} 0.5",
 		"airgate_overdraft_usd_total{budget=users} 0.5",
@@ -176,6 +184,102 @@ func TestShadowCountsOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHeldForCost: what settled calls held at most, extensions included, counts with
+// what they cost, also once their account is gone; what was released does not.
+func TestHeldForCost(t *testing.T) {
+	now := mustTime(t, "2026-11-03T12:00:00Z")
+	l, err := New(Config{Store: memory.New(), Replica: "r.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := Compile([]Limit{{Name: "each-key", Resource: USD, Amount: 1000, Window: Day, Each: []Dimension{Key}, MaxAccounts: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Apply(table, now); err != nil {
+		t.Fatal(err)
+	}
+	call := func(key string, end func(h *Hold)) {
+		t.Helper()
+		s := &Subject{KeyID: key}
+		var h Hold
+		if r := l.Reserve(&h, table, s, Need{USD: 10}, now); r != nil {
+			t.Fatal(*r)
+		}
+		if r := l.Extend(&h, s, 30, now); r != nil {
+			t.Fatal(*r)
+		}
+		end(&h)
+	}
+	call("a", func(h *Hold) { l.Settle(h, 8, 0, now) })
+	call("a", func(h *Hold) { l.Release(h, now) })
+	if b := l.Budgets(now)[0]; b.Held != 40 || b.HeldCost != 8 {
+		t.Errorf("Budgets: %d held for %d, want 40 for 8", b.Held, b.HeldCost)
+	}
+	now = now.Add(48 * time.Hour)
+	call("b", func(h *Hold) { l.Settle(h, 2, 0, now) }) // a has been idle, and is dropped
+	if all := l.Budgets(now); len(all) != 1 || all[0].Held != 40 || all[0].HeldCost != 2 {
+		t.Errorf("Budgets: %+v, want one account that held 40 for 2", all)
+	}
+	if got, want := l.tallies()["each-key"], (tally{held: 80, cost: 10}); got != want {
+		t.Errorf("in all %+v, want %+v", got, want)
+	}
+}
+
+// TestTallyNeverFalls: a counter that is read while accounts are dropped never counts
+// one of them not at all, or twice.
+func TestTallyNeverFalls(t *testing.T) {
+	now := mustTime(t, "2026-11-03T12:00:00Z")
+	l, err := New(Config{Store: memory.New(), Replica: "r.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := Compile([]Limit{{Name: "each-key", Resource: USD, Amount: 1000, Window: Day, Each: []Dimension{Key}, MaxAccounts: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Apply(table, now); err != nil {
+		t.Fatal(err)
+	}
+	const calls = 3000
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range calls {
+			at := now.Add(time.Duration(i) * 48 * time.Hour) // the account before is dropped
+			var h Hold
+			if r := l.Reserve(&h, table, &Subject{KeyID: strconv.Itoa(i)}, Need{USD: 10}, at); r != nil {
+				t.Errorf("call %d is refused: %+v", i, *r)
+				return
+			}
+			l.Settle(&h, 4, 0, at)
+		}
+	}()
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			var last tally
+			for going := true; going; {
+				select {
+				case <-done:
+					going = false
+				default:
+				}
+				got := l.tallies()["each-key"]
+				if got.held < last.held || got.held > 10*calls || got.cost*10 != got.held*4 {
+					t.Errorf("%+v after %+v", got, last)
+					return
+				}
+				last = got
+			}
+			if want := (tally{held: 10 * calls, cost: 4 * calls}); last != want {
+				t.Errorf("in all %+v, want %+v", last, want)
+			}
+		})
+	}
+	readers.Wait()
 }
 
 // TestMetricsTop: of many accounts those used most are exported.

@@ -337,7 +337,7 @@ func (l *Ledger) Release(h *Hold, now time.Time) {
 func (l *Ledger) giveBack(h *Hold, n int, now int64) {
 	for i := n; i < h.n; i++ {
 		if e := h.at(i); e.booked {
-			l.endEntry(e, 0, now)
+			l.endEntry(e, 0, false, now)
 		}
 	}
 	h.truncate(n)
@@ -360,18 +360,22 @@ func (l *Ledger) end(h *Hold, used Need, requests, now int64) {
 		case Requests, Concurrent:
 		}
 		if e.booked {
-			l.endEntry(e, units, now)
+			l.endEntry(e, units, requests > 0, now)
 		}
 	}
 }
 
-func (l *Ledger) endEntry(e *holdEntry, units, now int64) {
+// endEntry turns what is booked into units. settled: the call was made.
+func (l *Ledger) endEntry(e *holdEntry, units int64, settled bool, now int64) {
 	a := e.account
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case e.window != nil:
 		e.window.settle(e.need, units)
+		if settled && e.member.Resource == USD {
+			a.tally.add(tally{held: e.need, cost: units})
+		}
 	case e.member.Resource == Concurrent:
 		a.permits--
 	case l.shared:

@@ -23,6 +23,8 @@ type toldBudget struct {
 	Limit       money.NanoUSD  `json:"limit_usd"`
 	Spent       money.NanoUSD  `json:"spent_usd"`
 	Reserved    money.NanoUSD  `json:"reserved_usd"`
+	Held        money.NanoUSD  `json:"held_usd"`
+	HeldCost    money.NanoUSD  `json:"held_cost_usd"`
 	WindowStart *time.Time     `json:"window_start"`
 	Reset       *time.Time     `json:"reset"`
 	Forecast    *money.NanoUSD `json:"forecast_usd"`
@@ -134,6 +136,7 @@ func tellBudget(t *terminal, o *format, accounts []toldBudget, now time.Time) er
 			{"limit_usd", b.Limit.String()},
 			{"spent_usd", b.Spent.String() + share(b.Spent, b.Limit)},
 			{"reserved_usd", b.Reserved.String() + share(b.Reserved, b.Limit)},
+			{"held_usd", b.heldForCost()},
 			{"left_usd", max(0, b.Limit-b.Spent-b.Reserved).String()},
 			{"forecast_usd", b.forecast()},
 			{"exhausts_at", instant(b.ExhaustsAt, "-")},
@@ -156,6 +159,18 @@ func tellBudget(t *terminal, o *format, accounts []toldBudget, now time.Time) er
 		}
 	}
 	return nil
+}
+
+// heldForCost says what strictness costs: how much calls held at most, for what they
+// cost.
+func (b *toldBudget) heldForCost() string {
+	switch {
+	case b.Held == 0:
+		return "-"
+	case b.HeldCost == 0:
+		return b.Held.String() + " by calls that cost nothing"
+	}
+	return fmt.Sprintf("%s by calls that cost %s (%.1f times), since airgate began", b.Held, b.HeldCost, float64(b.Held)/float64(b.HeldCost))
 }
 
 // share is a part of the limit in per cent; "" where there is none.

@@ -70,7 +70,7 @@ func list() []mutant {
 		{
 			breaks: "asking again for less begins with nothing of the first try",
 			file:   "accounting/reserve.go",
-			line:   "		if e := h.at(i); e.booked {\n			e.end(0, now)\n		}\n",
+			line:   "		if e := h.at(i); e.booked {\n			e.end(0, false, now)\n		}\n",
 			mutant: "",
 			tests:  "TestClamp|TestTryReserve|TestLedger",
 		},

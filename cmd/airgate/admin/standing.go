@@ -25,6 +25,8 @@ type budget struct {
 	Limit       money.NanoUSD  `json:"limit_usd"`
 	Spent       money.NanoUSD  `json:"spent_usd"`
 	Reserved    money.NanoUSD  `json:"reserved_usd"`
+	Held        money.NanoUSD  `json:"held_usd"`      // at most, by calls that were settled since airgate began
+	HeldCost    money.NanoUSD  `json:"held_cost_usd"` // what they cost
 	WindowStart *time.Time     `json:"window_start"`
 	Reset       *time.Time     `json:"reset"`
 	Forecast    *money.NanoUSD `json:"forecast_usd"`
@@ -57,7 +59,7 @@ func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
 		}
 		row := budget{
 			Name: b.Name, Account: b.Account, Scope: b.Scope, Owner: b.Owner, Mode: b.Mode.String(),
-			Limit: b.Limit, Spent: b.Spent, Reserved: b.Reserved,
+			Limit: b.Limit, Spent: b.Spent, Reserved: b.Reserved, Held: b.Held, HeldCost: b.HeldCost,
 			WindowStart: at(b.WindowStart), Reset: at(b.Reset), Overrides: overridesOf(&b),
 		}
 		row.Forecast, row.ExhaustsAt = forecast(&b, now)
