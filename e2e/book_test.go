@@ -158,7 +158,7 @@ func (b *book) add(l *life, r record.Record) error {
 			return fmt.Errorf("request %s is extended from %s to %s, open %v, own %v", id, intent.Reserved, r.Reserved, open, own)
 		}
 		intent.Reserved = r.Reserved
-		b.open[id] = intent
+		b.open[id], l.intents[id] = intent, intent
 	case record.Settle:
 		intent, open := b.open[id]
 		switch {

@@ -37,7 +37,7 @@ var failpoints = map[string]failpoint{
 	"journal.ballast": {hits: 1, prepare: (*crash).unballast}, "journal.released": {}, // TestFullDisk comes there
 	"sink.begin": {hits: 4}, "sink.commit": {hits: 4}, "sink.committed": {hits: 4},
 	"processor.intent": {hits: 30}, "processor.admitted": {hits: 30}, "processor.settled": {hits: 30}, "processor.recorded": {hits: 30},
-	"processor.orphan": {hits: 1},
+	"processor.extend": {hits: 10}, "processor.extended": {hits: 10}, "processor.orphan": {hits: 1},
 }
 
 // failpoint says how TestCrash drives one.
@@ -139,7 +139,7 @@ type crash struct {
 
 func newCrash(t *testing.T, seed uint64) *crash {
 	c := &crash{
-		world: newWorld(t, worldOptions{noEnvoy: true, noServe: true, teams: []string{"wide", "tight"}, policy: crashPolicy(1)}),
+		world: newWorld(t, worldOptions{noEnvoy: true, noServe: true, teams: []string{"wide", "tight", "sliced"}, policy: crashPolicy(1)}),
 		tally: tally{reached: map[string]int{}}, random: rand.New(rand.NewPCG(seed, 1)), book: newBook(),
 		billed: map[string]money.NanoUSD{},
 		points: slices.DeleteFunc(slices.Sorted(maps.Keys(failpoints)), func(name string) bool { return failpoints[name].hits == 0 }),
@@ -159,12 +159,13 @@ func newCrash(t *testing.T, seed uint64) *crash {
 }
 
 func crashPolicy(tight money.NanoUSD) string {
-	return fmt.Sprintf(`teams: {wide: {}, tight: {}}
+	return fmt.Sprintf(`teams: {wide: {}, tight: {}, sliced: {}}
 budgets:
-  - {name: company, usd: 1000000, per: total}
+  - {name: company, usd: 1000000, per: total, streamHold: sliced}
   - {name: wide,  match: {team: wide}, usd: 1000000, per: total}
   - {name: tight, match: {team: tight}, usd: %s, per: total}
-`, tight) + playedPrices
+  - {name: sliced, match: {team: sliced}, usd: 1000000, per: total, streamHold: sliced}
+`, tight) + playedSliced
 }
 
 // kill starts airgate, makes calls, and kills it: at a failpoint, while it
@@ -356,6 +357,9 @@ func (c *crash) randomPlay(r *rand.Rand) play {
 		p.team = "tight"
 	}
 	p.held = p.stream && r.IntN(3) == 0
+	if r.IntN(3) == 0 {
+		p = play{team: "sliced", model: "gpt-4o", status: http.StatusOK, tokens: 1 + r.IntN(1500), stream: true}
+	}
 	switch r.IntN(12) {
 	case 0:
 		p.model = "unheard-of"
@@ -377,11 +381,11 @@ func (c *crash) balanced(p *process) {
 	if !c.poll(p, "to tell its budgets", func() (ok bool) { got, ok = c.budgets(); return ok }) {
 		return
 	}
-	wide, tight := c.book.due("wide"), c.book.due("tight")
+	wide, tight, sliced := c.book.due("wide"), c.book.due("tight"), c.book.due("sliced")
 	if tight > c.room {
 		c.fatalf("%s USD are booked on a budget of %s: orphans included, the bound is one", tight, c.room)
 	}
-	want := map[string]money.NanoUSD{"company": wide + tight, "wide": wide, "tight": tight}
+	want := map[string]money.NanoUSD{"company": wide + tight + sliced, "wide": wide, "tight": tight, "sliced": sliced}
 	for _, b := range got {
 		if b.Spent != want[b.Name].String() || b.Reserved != "0" {
 			c.fatalf("budget %s: spent %s, reserved %s, the records say %s and 0", b.Name, b.Spent, b.Reserved, want[b.Name])
@@ -517,7 +521,7 @@ func (c *crash) audit() {
 			c.fatalf("audit verify: %+v", w)
 		}
 	}
-	c.t.Logf("after %d kills: %d calls, %s + %s USD", c.kills, c.calls, c.book.spent["wide"], c.book.spent["tight"])
+	c.t.Logf("after %d kills: %d calls, %s + %s + %s USD", c.kills, c.calls, c.book.spent["wide"], c.book.spent["tight"], c.book.spent["sliced"])
 }
 
 // shipped compares the records database with the book.

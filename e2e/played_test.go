@@ -22,6 +22,14 @@ const (
 	playedCap = 50 // tokens of output that it honours
 )
 
+// playedSliced is playedPrices, and a model whose output is all visible, at the same
+// prices.
+const playedSliced = `---
+apiVersion: airgate/v1
+models: {gpt-4o: {provider: openai}}
+prices: {usdPerMillionTokens: {gpt-5.4-mini: {input: 1, cacheRead: 1, output: 10}, gpt-4o: {input: 1, cacheRead: 1, output: 10}}}
+`
+
 // play is one call of which the test is caller, Envoy and provider, so that it
 // knows the truth about it.
 type play struct {
@@ -153,7 +161,15 @@ func (p *play) body() []byte {
 			options += `"stream_options":{"include_usage":true},`
 		}
 	}
-	return fmt.Appendf(nil, `{"model":%q,%s"max_completion_tokens":%d,"messages":[{"role":"user","content":"hi"}]}`, p.model, options, playedCap)
+	return fmt.Appendf(nil, `{"model":%q,%s"max_completion_tokens":%d,"messages":[{"role":"user","content":"hi"}]}`, p.model, options, p.limit())
+}
+
+// limit is the output cap that the call asks for.
+func (p *play) limit() int {
+	if p.model == "gpt-4o" {
+		return 32_000 // far more than it uses: it is held in slices
+	}
+	return playedCap
 }
 
 // chunk is a piece of an answer; terminal ends it.
@@ -172,14 +188,17 @@ func (p *play) chunks() []chunk {
 		text := `{"model":"gpt-5.4-mini","choices":[{"index":0,"message":{"role":"assistant","content":"` + strings.Repeat("word ", p.tokens) + `"},"finish_reason":"stop"}],` + usage + `}`
 		return []chunk{{text: text, tokens: p.tokens, terminal: true}}
 	}
-	event := `data: {"model":"gpt-5.4-mini","choices":[{"index":0,"delta":{"content":"word "}}]}` + "\n\n"
-	first := p.tokens / 2
-	return []chunk{
-		{text: strings.Repeat(event, first), tokens: first},
-		{text: strings.Repeat(event, p.tokens-first), tokens: p.tokens - first},
-		{text: `data: {"model":"gpt-5.4-mini","choices":[],` + usage + "}\n\ndata: [DONE]\n\n", terminal: true},
-		{},
+	event := `data: {"model":"` + p.model + `","choices":[{"index":0,"delta":{"content":"word "}}]}` + "\n\n"
+	pieces := 2
+	if p.tokens > playedCap {
+		pieces = 8
 	}
+	var all []chunk
+	for i := range pieces {
+		n := p.tokens*(i+1)/pieces - p.tokens*i/pieces
+		all = append(all, chunk{text: strings.Repeat(event, n), tokens: n})
+	}
+	return append(all, chunk{text: `data: {"model":"` + p.model + `","choices":[],` + usage + "}\n\ndata: [DONE]\n\n", terminal: true}, chunk{})
 }
 
 // cost is what the whole call costs.
