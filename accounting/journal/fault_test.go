@@ -314,6 +314,61 @@ func TestAFailedWriteLeavesNothingBehind(t *testing.T) {
 	closed(t, j)
 }
 
+// A settlement whose write fails goes to a new segment. If that cannot be made the
+// journal ends; of those who were told that they are refused, none is found by the
+// next start.
+func TestWhatIsRefusedAsTheJournalEndsIsNotInTheBook(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			d := disktest.New(seed)
+			j := open(t, Config{Dir: simDir, Disk: d})
+			appendN(t, j, 2)
+			release := d.Hold("write")
+			writes := 0
+			d.Fail(func(op, path string) error {
+				if op == "write" && !strings.HasSuffix(path, ".new") {
+					writes++
+				}
+				if op == "create" || op == "write" && writes == 2 {
+					return disktest.ErrFault
+				}
+				return nil
+			})
+			var mu sync.Mutex
+			refused := map[string]bool{}
+			var appending sync.WaitGroup
+			for i := range 16 { // one is written alone, the rest in one batch
+				appending.Go(func() {
+					r := record.Record{Type: record.Settle, Detail: fmt.Sprintf("call %d", i)}
+					if i%2 == 0 {
+						r.Type = record.Intent
+					}
+					if _, err := j.Append(&r); err != nil {
+						mu.Lock()
+						refused[r.Detail] = true
+						mu.Unlock()
+					}
+				})
+			}
+			synctest.Wait()
+			release()
+			appending.Wait()
+			if len(refused) != 15 || j.Close() == nil {
+				t.Fatalf("seed %d: %d are refused, want 15; or Close = nil of a journal that has failed", seed, len(refused))
+			}
+			d.Fail(nil)
+			for how, d := range map[string]*disktest.Disk{"killed": d.Kill(), "power loss": d.Crash()} {
+				closed(t, open(t, Config{Dir: simDir, Disk: d}))
+				for detail := range details(t, d, simDir) {
+					if refused[detail] {
+						t.Errorf("seed %d, %s: %q was refused, and is in the book", seed, how, detail)
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestAWriteThatCannotBeRolledBackOpensANewSegment(t *testing.T) {
 	d := disktest.New(1)
 	state := newTally()

@@ -367,10 +367,8 @@ func (j *Journal) leadLocked() {
 	seal(b.frames, f.seed(), durable)
 	err := j.write(b, f, at)
 	var stuck error
-	if err != nil && !b.must {
-		// Synced, so that no power loss brings the bytes back behind those that
-		// come now.
-		stuck = errors.Join(f.Truncate(at), f.Sync())
+	if err != nil && (!b.must || disk.Full(err)) {
+		stuck = f.cut(at)
 	}
 	j.mu.Lock()
 	j.writing = false
@@ -396,6 +394,10 @@ func (j *Journal) leadLocked() {
 	j.work.Signal()
 	j.passOnLocked()
 }
+
+// cut takes back what was written from at on: those who waited for it are told that
+// it is not in the book. It is synced, so that no power loss brings the bytes back.
+func (s *segment) cut(at int64) error { return errors.Join(s.Truncate(at), s.Sync()) }
 
 // write writes the batch. If the disk is full the ballast goes, and what may have
 // its room is written with that.

@@ -122,7 +122,7 @@ func (j *Journal) rotateLocked(sound bool) {
 		return
 	}
 	j.writing = true
-	old, size := j.file, j.end
+	old, size, dirty := j.file, j.end, j.broken
 	if sound = sound && !j.broken; sound && j.durable < j.written {
 		sound = j.syncLocked() == nil // if not, unsynced has all that is to be written again
 	}
@@ -140,6 +140,11 @@ func (j *Journal) rotateLocked(sound bool) {
 		failpoint.Hit("journal.rotated")
 		if closing := old.Close(); closing != nil {
 			j.log.Warn("the journal's old segment did not close", slog.String("segment", old.name), slog.Any("error", closing))
+		}
+	}
+	if err != nil && !sound && dirty { // the journal ends: of what was refused nothing may be left
+		if cutting := old.cut(size); cutting != nil {
+			j.log.Error("records that were refused may be found in the journal by the next start", slog.String("segment", old.name), slog.Any("error", cutting))
 		}
 	}
 	j.mu.Lock()
