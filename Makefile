@@ -76,6 +76,7 @@ sim:
 # make test tries each fault on one Redis and one Valkey, with less to spend.
 store: $(REDIS) $(VALKEY)
 	$(GO) test ./accounting/quota/redis -count=1 -timeout 30m -v -store
+	$(GO) test ./e2e -run '^TestThreeLedgers$$' -count=1 -timeout 30m -v -store
 
 e2e: $(ENVOY) sdks
 	$(GO) test -count=1 ./e2e/...
