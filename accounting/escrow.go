@@ -21,6 +21,9 @@ const (
 	// longer than idleStock.
 	stock     = 400 * time.Millisecond
 	idleStock = 2 * time.Second
+	// Of room that nobody is about to need, what lasts so long is in hand beside that:
+	// for so long calls go on while the store is down.
+	provision = 5 * time.Minute
 	// recallFor is how long a call waits for what others have idle, in steps that
 	// double. Then the account-window is dry: for dryFor nobody asks again.
 	recallFor = 155 * time.Millisecond
@@ -62,6 +65,7 @@ type pace struct {
 	at    int64 // when it was measured last, in Unix nanoseconds
 	level int64 // spent and held then
 	flow  int64
+	busy  int64 // when calls last took something
 }
 
 // heard takes what the store has answered.
@@ -262,10 +266,10 @@ func (t tended) due(l *Ledger, now int64) (call func()) {
 	switch {
 	case p.over:
 		w.returned += max(0, inHand)
-	case inHand > p.lasts(idleStock):
-		w.returned += inHand - p.lasts(stock)
-	case now < w.end && inHand < p.lasts(stock/2):
-		ask.want = min(p.lasts(stock), inHand+w.share())
+	case inHand > p.lasts(idleStock)+2*w.provision():
+		w.returned += inHand - p.lasts(stock) - w.provision()
+	case now < w.end && inHand < p.lasts(stock/2)+w.provision()/2:
+		ask.want = min(p.lasts(stock)+w.provision(), inHand+w.share())
 	}
 	ask.detail = time.Duration(now-p.detailed) > detailEvery
 	due := p.unsure || w.spent != w.reported || w.returned != p.given || p.borrowed > 0 || ask.want > inHand || ask.detail && w.known
@@ -286,8 +290,13 @@ func (p *pace) measure(level, now int64) {
 		return
 	}
 	took := max(0, level-p.level)
-	// Rounded down: what no call takes any more ends at nothing.
 	p.flow = (3*p.flow + min(mulDiv(took, int64(time.Second), passed, down), maxAmount/4)) / 4
+	switch {
+	case took > 0:
+		p.busy = now
+	case now-p.busy > int64(idleStock):
+		p.flow = 0
+	}
 	p.at, p.level = now, level
 }
 
@@ -327,6 +336,41 @@ func (l *Ledger) termsNow(a *account, now int64) syncTerms {
 func (w *window) share() int64 {
 	return max(0, w.supply.limit-w.used()-w.reserved()-w.inHand()) / int64(2*max(1, w.supply.replicas))
 }
+
+// provision is what shall be in hand beside the stock: a small part of the room, so
+// that nobody lacks it before its owner is asked for it.
+func (w *window) provision() int64 { return min(w.supply.lasts(provision), w.share()/4) }
+
+// autonomy is for how long what is in hand lasts, at the pace of the last seconds; ok
+// is false where calls take nothing.
+func (w *window) autonomy() (d time.Duration, ok bool) {
+	if w.supply.flow == 0 {
+		return 0, false
+	}
+	return time.Duration(mulDiv(max(0, w.inHand()), int64(time.Second), w.supply.flow, down)), true
+}
+
+// Autonomy is for how long calls go on while a shared store does not answer, at the
+// pace of the last seconds: until the first account-window has nothing more in hand.
+// ok is false where no call takes anything.
+func (l *Ledger) Autonomy() (least time.Duration, ok bool) {
+	for _, k := range l.escrow.list() {
+		t, isWindow := k.(tended)
+		if !isWindow {
+			continue
+		}
+		t.account.mu.Lock()
+		d, inUse := t.window.autonomy()
+		t.account.mu.Unlock()
+		if inUse && (!ok || d < least) {
+			least, ok = d, true
+		}
+	}
+	return least, ok
+}
+
+// StoreDown reports whether the quota store has not answered the last call.
+func (l *Ledger) StoreDown() bool { return l.down.Load() }
 
 // refill is what a call lacks.
 type refill struct {

@@ -328,7 +328,8 @@ type Budget struct {
 	HeldCost    money.NanoUSD // … and what they cost
 	WindowStart time.Time     // zero for total, as is Reset
 	Reset       time.Time
-	Overrides   []Override // that are not over and are for this account, the one that holds first
+	Autonomy    time.Duration // for how long calls go on while a shared store does not answer; 0 = it is not shared, or nothing is taken
+	Overrides   []Override    // that are not over and are for this account, the one that holds first
 
 	labels string // Account without its window, for metrics; "" if it has callers' words in it
 }
@@ -385,6 +386,9 @@ func (l *Ledger) Budgets(now time.Time) []Budget {
 				terms := m.termsOf(a, &s, now.UnixNano())
 				b.Overrides = m.overridesOf(a, &s, now.UnixNano())
 				b.Spent, b.Reserved = money.NanoUSD(w.used()), money.NanoUSD(w.reserved())
+				if l.shared {
+					b.Autonomy, _ = w.autonomy()
+				}
 				b.Held, b.HeldCost = money.NanoUSD(a.tally.held), money.NanoUSD(a.tally.cost)
 				a.mu.Unlock()
 				b.Account, b.WindowStart, b.Reset = w.text, w.opens, w.reset

@@ -3,6 +3,7 @@ package accounting
 import (
 	"cmp"
 	"errors"
+	"math"
 	"math/bits"
 	"slices"
 	"strings"
@@ -36,7 +37,23 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) register(r prometheus.Registerer, l *Ledger) error {
-	return errors.Join(r.Register(m.denials), r.Register(m.overdraft), r.Register(newBudgetCollector(l)))
+	all := []prometheus.Collector{m.denials, m.overdraft, newBudgetCollector(l)}
+	if l.shared {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "airgate_store_autonomy_seconds",
+			Help: "How long calls go on while the quota store does not answer, at the pace of the last seconds; +Inf while none takes anything.",
+		}, func() float64 {
+			if d, ok := l.Autonomy(); ok {
+				return d.Seconds()
+			}
+			return math.Inf(1)
+		}))
+	}
+	var err error
+	for _, c := range all {
+		err = errors.Join(err, r.Register(c))
+	}
+	return err
 }
 
 func (m *metrics) denied(s *Subject, limit string, mode Mode) {

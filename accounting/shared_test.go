@@ -383,3 +383,60 @@ func TestCloseTells(t *testing.T) {
 		}
 	})
 }
+
+// TestAutonomy: where there is room, calls go on for minutes while the store is down,
+// and nobody else lacks what is in hand for that.
+func TestAutonomy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 200_000
+		s := share(t, 3, accounting.Limit{Name: "b", Resource: accounting.USD, Amount: limit, Window: accounting.Month})
+		var h accounting.Hold
+		spent := int64(0)
+		call := func(i int, cost int64) *accounting.Refusal {
+			r := admit(s.ledgers[i], &h, s.tables[i], subject("k", "t"), accounting.Need{USD: money.NanoUSD(cost)}, time.Now())
+			if r == nil {
+				s.ledgers[i].Settle(&h, money.NanoUSD(cost), 0, time.Now())
+				spent += cost
+			}
+			return r
+		}
+		if _, ok := s.ledgers[0].Autonomy(); ok {
+			t.Error("there is an autonomy before any call")
+		}
+		for range 200 { // 10 s, 20 a second of each
+			for i := range s.ledgers {
+				if r := call(i, 1); r != nil {
+					t.Fatalf("refused: %+v", r)
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		for i, l := range s.ledgers {
+			if d, ok := l.Autonomy(); !ok || d < 2*time.Minute {
+				t.Errorf("ledger %d can go on for %v, want at least two minutes", i, d)
+			}
+		}
+		s.store.down.Store(true)
+		for range 60 * 20 { // a minute
+			for i := range s.ledgers {
+				if r := call(i, 1); r != nil {
+					t.Fatalf("refused while the store is down: %+v", r)
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if !s.ledgers[0].StoreDown() {
+			t.Error("nobody has noticed")
+		}
+		s.store.down.Store(false)
+		time.Sleep(time.Second)
+		// One call needs nearly all that is left: the others give back what they have.
+		if r := call(0, limit-spent-100); r != nil {
+			t.Errorf("a call of nearly all that is left: %+v", r)
+		}
+		s.end()
+		if settled, escrowed := has(t, s.store.Store, "usd|month@UTC"); settled != spent || escrowed != 0 {
+			t.Errorf("the store has %d settled and %d escrowed, want %d and 0", settled, escrowed, spent)
+		}
+	})
+}

@@ -154,6 +154,7 @@ type entry struct {
 	Tokens      map[string]int `json:"tokens"`
 	Cause       string         `json:"cause"`
 	Cut         string         `json:"cut"`
+	Store       string         `json:"store"`
 }
 
 // settledRequest waits for the request's settlement to reach the records.

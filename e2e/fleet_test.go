@@ -95,6 +95,20 @@ func TestTwoGatewaysOneBudget(t *testing.T) {
 		if usd := float64(first) * 0.05; usd > 1 {
 			t.Errorf("served %v USD of 1.00 without the store", usd)
 		}
+		refused := 0
+		for _, w := range all { // what was refused for want of the store says so
+			for _, r := range w.requests() {
+				if r.Code == "quota_unavailable" && r.Count == 0 {
+					refused++
+					if r.Store != "down" {
+						t.Errorf("a refusal for want of the store has store %q", r.Store)
+					}
+				}
+			}
+		}
+		if refused == 0 {
+			t.Error("no record of a refusal for want of the store")
+		}
 		server.Restart(t)
 		for _, w := range all { // what is left is served again, without a restart of airgate
 			w.waitFor("airgate to see the store again", nil, func() bool { return strings.Contains(text(w.api+"/metrics"), "\nairgate_store_up 1\n") })

@@ -177,8 +177,16 @@ func (s *Stream) estimate(now time.Time, r *dialect.Reading) *usage.Usage {
 	return u
 }
 
+// noteStore notes whether the decision was made without the quota store.
+func (s *Stream) noteStore() {
+	if s.p.cfg.Ledger.StoreDown() {
+		s.rec.Store = "down"
+	}
+}
+
 // appendIntent writes what is about to be done, with every limit's figures.
 func (s *Stream) appendIntent(now time.Time) error {
+	s.noteStore()
 	rec := s.rec
 	rec.Type = record.Intent
 	rec.Time = now
@@ -258,6 +266,7 @@ func (s *Stream) appendDenial(now time.Time) {
 		return
 	}
 	s.recorded = true
+	s.noteStore()
 	rec := s.rec
 	rec.Type = record.Deny
 	rec.Time = now

@@ -83,6 +83,7 @@ var fields = [...]Field{
 	{"would_deny", Structured, func(r *Record) any { return &r.WouldDeny }},
 	{"limits", Structured, func(r *Record) any { return &r.Limits }},
 	{"config_hash", Text, func(r *Record) any { return &r.ConfigHash }},
+	{"store", Text, func(r *Record) any { return &r.Store }},
 	{"cap", Integer, func(r *Record) any { return &r.Cap }},
 	{"reserved_usd", Money, func(r *Record) any { return &r.Reserved }},
 	{"cost_usd", Money, func(r *Record) any { return (*costOf)(r) }},

@@ -142,6 +142,7 @@ type Record struct {
 	WouldDeny  []string // "limit:sonnet", "rule:eu-only": what shadow mode would have refused
 	Limits     []Limit
 	ConfigHash string
+	Store      string // "down": the quota store had not answered as it was last asked; "" = it had
 
 	Cap         money.Tokens // of output, per choice, that airgate set or lowered; 0 = it did neither
 	Reserved    money.NanoUSD

@@ -29,6 +29,7 @@ type toldBudget struct {
 	Reset       *time.Time     `json:"reset"`
 	Forecast    *money.NanoUSD `json:"forecast_usd"`
 	ExhaustsAt  *time.Time     `json:"exhausts_at"`
+	Autonomy    *float64       `json:"autonomy_seconds"`
 	Overrides   []toldOverride `json:"overrides"`
 }
 
@@ -137,11 +138,15 @@ func tellBudget(t *terminal, o *format, accounts []toldBudget, now time.Time) er
 			{"spent_usd", b.Spent.String() + share(b.Spent, b.Limit)},
 			{"reserved_usd", b.Reserved.String() + share(b.Reserved, b.Limit)},
 			{"held_usd", b.heldForCost()},
-			{"left_usd", max(0, b.Limit-b.Spent-b.Reserved).String()},
+			{"left_usd", b.left()},
 			{"forecast_usd", b.forecast()},
 			{"exhausts_at", instant(b.ExhaustsAt, "-")},
 			{"window_start", instant(b.WindowStart, "-")},
 			{"reset", instant(b.Reset, "never")},
+		}
+		if b.Autonomy != nil {
+			d := time.Duration(*b.Autonomy) * time.Second
+			rows = append(rows, []string{"without_store", d.String() + " at the pace of the last seconds"})
 		}
 		for i := range b.Overrides {
 			rows = append(rows, []string{"override", b.Overrides[i].String()})
@@ -159,6 +164,15 @@ func tellBudget(t *terminal, o *format, accounts []toldBudget, now time.Time) er
 		}
 	}
 	return nil
+}
+
+// left is what may be spent at once, and once what is reserved was given back.
+func (b *toldBudget) left() string {
+	now, later := max(0, b.Limit-b.Spent-b.Reserved), max(0, b.Limit-b.Spent)
+	if now == later {
+		return now.String()
+	}
+	return now.String() + ", up to " + later.String() + " once what is reserved was not needed"
 }
 
 // heldForCost says what strictness costs: how much calls held at most, for what they

@@ -36,6 +36,7 @@ type explained struct {
 	WouldDeny      []string         `json:"would_deny"`
 	Limits         []explainedLimit `json:"limits"`
 	ConfigHash     string           `json:"config_hash"`
+	Store          string           `json:"store"`
 	Cap            *int64           `json:"cap"`
 	Reserved       *string          `json:"reserved_usd"`
 	Cost           *string          `json:"cost_usd"`
@@ -169,6 +170,9 @@ func (e *explained) text() string {
 		}
 		line("limit", "%s: %s %s, used %s, held by others %s, needed %s%s%s%s", l.Name, l.Limit, unit, l.Used, l.Reserved, l.Needed,
 			until(l.Reset), shadow(l.Mode), l.verdict())
+	}
+	if e.Store != "" {
+		line("store", "the quota store had not answered: the decision rests on what this airgate had in hand, and on onStoreDown")
 	}
 	if e.Cap != nil {
 		line("cap", "%d output tokens, set by airgate", *e.Cap)

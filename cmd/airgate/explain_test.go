@@ -52,6 +52,7 @@ call       POST /v1/chat/completions, model gpt-5.4-mini
 target     gpt-5.4-mini at openai
 shadow     limit:sonnet would have refused it
 shadow     rule:eu-only would have refused it
+store      the quota store had not answered: the decision rests on what this airgate had in hand, and on onStoreDown
 cap        4096 output tokens, set by airgate
 held       0.0163845 USD at most, price 2026-11-01/openai/gpt-5.4-mini
 config     5b8e

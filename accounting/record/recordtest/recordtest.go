@@ -27,7 +27,7 @@ func Examples() map[string]record.Record {
 		Purpose: "support-chat", PurposeSource: "header", User: "u-6f1d2c", UserSource: "header", Session: "s-99ab",
 		Endpoint: "POST /v1/chat/completions", Dialect: "openai", Stream: true,
 		ModelRequested: "gpt-5.4-mini", Model: "gpt-5.4-mini", Provider: "openai", PriceID: "2026-11-01/openai/gpt-5.4-mini",
-		Decision: "allow", ConfigHash: "5b8e", Cap: 4096, Reserved: 16_384_500,
+		Decision: "allow", ConfigHash: "5b8e", Store: "down", Cap: 4096, Reserved: 16_384_500,
 	}
 	intent := call
 	intent.Type = record.Intent
@@ -101,7 +101,7 @@ func Any() *rapid.Generator[record.Record] {
 			CostCenter: str("cost_center"), Purpose: str("purpose"), PurposeSource: str("purpose_source"), User: str("user"), UserSource: str("user_source"),
 			Session: str("session"), Endpoint: str("endpoint"), Dialect: str("dialect"), Stream: optional(t, "stream"), ModelRequested: str("model_requested"),
 			Model: str("model"), Provider: str("provider"), ModelServed: str("model_served"), PriceID: str("price_id"),
-			Decision: str("decision"), Code: str("code"), Rule: str("rule"), ConfigHash: str("config_hash"),
+			Decision: str("decision"), Code: str("code"), Rule: str("rule"), ConfigHash: str("config_hash"), Store: str("store"),
 			Cap: money.Tokens(amount.Draw(t, "cap")), Reserved: money.NanoUSD(amount.Draw(t, "reserved")), UsageSource: usage.Source(rapid.Uint8Range(0, uint8(usage.None)).Draw(t, "usage_source")),
 			Class: str("class"), Family: str("family"), Status: rapid.IntRange(-1, 599).Draw(t, "status"), UpstreamStatus: rapid.IntRange(0, 599).Draw(t, "upstream"),
 			TTFT:     time.Duration(rapid.Int64Range(0, 1<<40).Draw(t, "ttft")) * time.Millisecond,

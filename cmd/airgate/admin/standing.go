@@ -31,7 +31,8 @@ type budget struct {
 	Reset       *time.Time     `json:"reset"`
 	Forecast    *money.NanoUSD `json:"forecast_usd"`
 	ExhaustsAt  *time.Time     `json:"exhausts_at"`
-	Overrides   []override     `json:"overrides"` // that are not over, the one that holds first
+	Autonomy    *float64       `json:"autonomy_seconds"` // for how long calls go on without the shared quota store, at the pace of the last seconds
+	Overrides   []override     `json:"overrides"`        // that are not over, the one that holds first
 }
 
 // override is an amount that holds in the budget's place.
@@ -61,6 +62,10 @@ func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
 			Name: b.Name, Account: b.Account, Scope: b.Scope, Owner: b.Owner, Mode: b.Mode.String(),
 			Limit: b.Limit, Spent: b.Spent, Reserved: b.Reserved, Held: b.Held, HeldCost: b.HeldCost,
 			WindowStart: at(b.WindowStart), Reset: at(b.Reset), Overrides: overridesOf(&b),
+		}
+		if b.Autonomy > 0 {
+			s := b.Autonomy.Truncate(time.Second).Seconds()
+			row.Autonomy = &s
 		}
 		row.Forecast, row.ExhaustsAt = forecast(&b, now)
 		out = append(out, row)
