@@ -128,6 +128,15 @@ func (s *simSink) Gaps(_ context.Context, heads []record.Head) ([]sink.Gap, erro
 	return nil, nil
 }
 
+// Known implements sink.Sink.
+func (s *simSink) Known(context.Context) (map[string]uint64, error) {
+	known := map[string]uint64{}
+	for _, writer := range s.writers() {
+		known[writer] = uint64(len(s.records(writer)))
+	}
+	return known, nil
+}
+
 // Close implements sink.Sink.
 func (s *simSink) Close() error { return nil }
 

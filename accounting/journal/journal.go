@@ -18,7 +18,8 @@
 // Start reading at Append; then lead (one write for all that wait), and, in
 // keep.go, keep (one sync for all that wait) and rotate. room.go says when the
 // disk is full, trim.go what may go, recover.go and restore.go what a start
-// makes of what it finds, book.go what it makes of a sink, verify.go what can be
+// makes of what it finds, forgotten.go how many records there were of writers that
+// nothing names any more, book.go what it makes of a sink, verify.go what can be
 // proven.
 //
 // These are the places at which a test can kill the process (package
@@ -167,12 +168,11 @@ type Journal struct {
 	metrics *metrics
 	locks   []io.Closer // of Dir, of the own directory, of the adopted ones
 	adopted []history   // oldest first; tend marks what it removes
-	covers  []record.Head
-	partial bool // what was adopted counts records that were deleted
-	kept    bool // tend could not delete something, and said so
-	tasks   sync.WaitGroup
-	stop    context.CancelFunc // ends tend
-	failed  chan struct{}      // closed once err is for good
+	adoption
+	kept   bool // tend could not delete something, and said so
+	tasks  sync.WaitGroup
+	stop   context.CancelFunc // ends tend
+	failed chan struct{}      // closed once err is for good
 
 	mu      sync.Mutex
 	file    *segment

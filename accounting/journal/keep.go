@@ -196,7 +196,7 @@ func (j *Journal) failLocked(err error) {
 
 // checkpointLocked is the payload of a checkpoint of all that was written.
 func (j *Journal) checkpointLocked() []byte {
-	b := appendCovers(j.scrap[:0], j.covers, j.partial)
+	b := j.appendTo(j.scrap[:0])
 	if j.cfg.State != nil {
 		b = j.cfg.State.AppendCheckpoint(b)
 	}

@@ -70,9 +70,8 @@ type history struct {
 
 	last    string // path of the newest segment
 	covered uint64 // by its checkpoint
-	covers  []record.Head
-	partial bool   // it counts records that are no longer there
-	state   []byte // the State in it
+	adoption
+	state []byte // the State in it
 }
 
 // Open adopts the directories of earlier writers, restores the State from them,
@@ -270,7 +269,7 @@ func survey(d disk.Disk, dir, writer string) (h history, w *walk, err error) {
 	}
 	h.covered = w.covered
 	h.head.Seq, h.head.Hash = w.next-1, w.prev
-	if h.covers, h.partial, h.state, err = parseCovers(w.checkpoint); err != nil {
+	if h.adoption, h.state, err = parseAdoption(w.checkpoint); err != nil {
 		return h, nil, &CorruptError{Segment: s.name, Offset: s.size, Err: err}
 	}
 	return h, w, nil

@@ -102,6 +102,7 @@ func (j *Journal) restore(ctx context.Context) error {
 	for _, g := range gaps {
 		j.covers = append(j.covers, g.head)
 	}
+	j.forgotten = forget(j.adopted, j.covers)
 	return nil
 }
 
@@ -201,59 +202,101 @@ func unexpected(err error) error {
 	return err
 }
 
-// A checkpoint's payload begins with the writers that its own has adopted, whose
-// records it counts; the State follows.
+// adoption is whom a checkpoint's own writer has adopted, and whose records it so
+// counts.
+type adoption struct {
+	covers    []record.Head
+	partial   bool      // some of what they counted was deleted before they were adopted
+	forgotten forgotten // earlier ones that are gone, without their names
+}
+
+// Bits of the first byte of a checkpoint's payload.
+const (
+	bitPartial = 1 << iota
+	bitForgotten
+)
+
+// appendTo begins a checkpoint's payload; the State follows.
 //
-//	partial u8 | n, n × (length, writer, seq, hash [32]) | state
+//	bits u8 | n, n × (length, writer, seq, hash [32]) | forgotten | state
 //
-// Numbers are varints. Partial is 1 if some of what they counted was
-// deleted before they were adopted.
-func appendCovers(b []byte, covers []record.Head, partial bool) []byte {
-	if partial {
-		b = append(b, 1)
-	} else {
-		b = append(b, 0)
+// Numbers are varints. Without its bit nothing is forgotten.
+func (c *adoption) appendTo(b []byte) []byte {
+	var bits byte
+	if c.partial {
+		bits |= bitPartial
 	}
-	b = binary.AppendUvarint(b, uint64(len(covers)))
-	for _, h := range covers {
+	if c.forgotten.records > 0 {
+		bits |= bitForgotten
+	}
+	b = append(b, bits)
+	b = binary.AppendUvarint(b, uint64(len(c.covers)))
+	for _, h := range c.covers {
 		b = binary.AppendUvarint(b, uint64(len(h.Writer)))
 		b = append(b, h.Writer...)
 		b = binary.AppendUvarint(b, h.Seq)
 		b = append(b, h.Hash[:]...)
+	}
+	if c.forgotten.records > 0 {
+		b = c.forgotten.appendTo(b)
 	}
 	return b
 }
 
 var errCheckpoint = errors.New("the checkpoint cannot be read")
 
-// parseCovers returns the covers and the State behind them.
-func parseCovers(b []byte) (covers []record.Head, partial bool, state []byte, err error) {
-	if len(b) == 0 || b[0] > 1 {
-		return nil, false, nil, errCheckpoint
+// parseAdoption returns the adoption and the State behind it.
+func parseAdoption(b []byte) (c adoption, state []byte, err error) {
+	if len(b) == 0 || b[0]&^(bitPartial|bitForgotten) != 0 {
+		return c, nil, errCheckpoint
 	}
-	partial, b = b[0] == 1, b[1:]
-	number := func() uint64 {
-		n, size := binary.Uvarint(b)
-		if size <= 0 {
-			err = errCheckpoint
-			return 0
-		}
-		b = b[size:]
-		return n
+	r := fields{rest: b[1:]}
+	c.partial = b[0]&bitPartial != 0
+	for n := r.number(); n > 0 && !r.bad; n-- {
+		h := record.Head{Writer: r.name(), Seq: r.number()}
+		copy(h.Hash[:], r.bytes(uint64(len(h.Hash))))
+		c.covers = append(c.covers, h)
 	}
-	for n := number(); n > 0 && err == nil; n-- {
-		var h record.Head
-		length := number()
-		if length > maxName || length > uint64(len(b)) {
-			return nil, false, nil, errCheckpoint
+	if b[0]&bitForgotten != 0 {
+		f := forgotten{records: r.number(), first: string(r.bytes(incarnationDigits)), last: string(r.bytes(incarnationDigits))}
+		for n := r.number(); n > 0 && !r.bad; n-- {
+			f.replicas = append(f.replicas, r.name())
 		}
-		h.Writer, b = string(b[:length]), b[length:]
-		h.Seq = number()
-		if len(b) < len(h.Hash) {
-			return nil, false, nil, errCheckpoint
-		}
-		b = b[copy(h.Hash[:], b):]
-		covers = append(covers, h)
+		c.forgotten = f
 	}
-	return covers, partial, b, err
+	if r.bad {
+		return adoption{}, nil, errCheckpoint
+	}
+	return c, r.rest, nil
+}
+
+// fields reads a checkpoint's fields; after one that is not there it is bad.
+type fields struct {
+	rest []byte
+	bad  bool
+}
+
+func (r *fields) number() uint64 {
+	n, size := binary.Uvarint(r.rest)
+	if size <= 0 {
+		r.rest, r.bad = nil, true
+		return 0
+	}
+	r.rest = r.rest[size:]
+	return n
+}
+
+func (r *fields) bytes(n uint64) (b []byte) {
+	if n > uint64(len(r.rest)) {
+		r.rest, r.bad = nil, true
+		return nil
+	}
+	b, r.rest = r.rest[:n], r.rest[n:]
+	return b
+}
+
+func (r *fields) name() string {
+	n := r.number()
+	r.bad = r.bad || n > maxName
+	return string(r.bytes(min(n, maxName)))
 }

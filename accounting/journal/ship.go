@@ -133,13 +133,14 @@ type shipper struct {
 // metric, also after a restart, since the sink itself shows that it lacks them.
 func (s *shipper) tellGaps(ctx context.Context) error {
 	var gaps []sink.Gap
+	var nameless uint64
 	if err := s.try(ctx, func() (err error) {
-		gaps, err = s.gaps(ctx)
+		gaps, nameless, err = s.gaps(ctx)
 		return err
 	}); err != nil {
 		return err
 	}
-	records := 0.0 // a damaged sink may name any number
+	records := float64(nameless) // a damaged sink may name any number
 	var words []string
 	for _, g := range gaps {
 		records += float64(g.Last-g.First) + 1
@@ -150,6 +151,9 @@ func (s *shipper) tellGaps(ctx context.Context) error {
 	}
 	if more := len(words) - toldGaps; more > 0 {
 		words = append(words[:toldGaps], fmt.Sprintf("those of %d more writers", more))
+	}
+	if nameless > 0 {
+		words = append(words, fmt.Sprintf("and %d records of writers whose names are gone too", nameless))
 	}
 	s.log.Error("the sink lacks records that are no longer in the journal: its database was lost, or is another one. Reports and audits go without them. "+
 		"Stop airgate soon and restore the database from its newest backup; airgate audit verify says what is missing then. Keep the one that is there, too: what was shipped to it, "+
@@ -162,12 +166,19 @@ func (s *shipper) tellGaps(ctx context.Context) error {
 const toldGaps = 8
 
 // gaps are the records that neither the sink nor the journal has, the oldest
-// writer first.
-func (s *shipper) gaps(ctx context.Context) ([]sink.Gap, error) {
-	gaps, err := s.sink.Gaps(ctx, s.j.deleted())
-	if err != nil {
-		return nil, err
+// writer first, and how many there are beside of writers that neither names.
+func (s *shipper) gaps(ctx context.Context) (gaps []sink.Gap, nameless uint64, err error) {
+	deleted, gone := s.j.deleted()
+	if gaps, err = s.sink.Gaps(ctx, deleted); err != nil {
+		return nil, 0, err
 	}
+	known, err := s.sink.Known(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	nameless = gone.missing(known, func(writer string) bool {
+		return slices.ContainsFunc(deleted, func(h record.Head) bool { return h.Writer == writer })
+	})
 	for i := range s.j.adopted { // what is here will be there
 		h := &s.j.adopted[i]
 		for n := range gaps {
@@ -178,15 +189,15 @@ func (s *shipper) gaps(ctx context.Context) ([]sink.Gap, error) {
 	}
 	gaps = slices.DeleteFunc(gaps, func(g sink.Gap) bool { return g.First > g.Last })
 	slices.SortFunc(gaps, func(a, b sink.Gap) int { return cmp.Or(byAge(a.Writer, b.Writer), cmp.Compare(a.First, b.First)) })
-	return gaps, nil
+	return gaps, nameless, nil
 }
 
 // deleted are the last records of earlier writers that are no longer here, as far
-// as what is here names them.
-func (j *Journal) deleted() []record.Head {
-	var all []record.Head
+// as what is here names them, and how many the others had.
+func (j *Journal) deleted() (all []record.Head, others forgotten) {
 	for i := range j.adopted {
 		h := &j.adopted[i]
+		others.join(&h.forgotten)
 		all = append(all, record.Head{Writer: h.head.Writer, Seq: h.oldest - 1})
 		for _, c := range h.covers {
 			if !among(j.adopted, c.Writer) {
@@ -194,7 +205,7 @@ func (j *Journal) deleted() []record.Head {
 			}
 		}
 	}
-	return all
+	return all, others
 }
 
 // writer ships one writer's records, of which the oldest that is there is

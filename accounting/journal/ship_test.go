@@ -117,6 +117,25 @@ func (m *memory) Gaps(_ context.Context, heads []record.Head) (all []sink.Gap, e
 	return all, nil
 }
 
+// Known implements sink.Sink.
+func (m *memory) Known(context.Context) (map[string]uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.off {
+		return nil, disktest.ErrFault
+	}
+	known := map[string]uint64{}
+	for writer, book := range m.books {
+		known[writer] = max(known[writer], book[len(book)-1].Seq)
+		for _, r := range book {
+			for _, h := range r.Heads {
+				known[h.Writer] = max(known[h.Writer], h.Seq)
+			}
+		}
+	}
+	return known, nil
+}
+
 func (m *memory) Close() error { return nil }
 
 // Heads, Starts and Records implement Book.

@@ -48,9 +48,9 @@ func (s *sums) checkpoint(covered uint64, payload []byte) error {
 	if s.fresh == nil {
 		return nil
 	}
-	covers, _, state, err := parseCovers(bytes.Clone(payload))
+	c, state, err := parseAdoption(bytes.Clone(payload))
 	if err == nil {
-		s.next = append(s.next, checkpoint{covered: covered, covers: covers, state: state})
+		s.next = append(s.next, checkpoint{covered: covered, covers: c.covers, state: state})
 	}
 	return err
 }

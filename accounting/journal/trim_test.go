@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"airgate/accounting/journal/disk/disktest"
@@ -505,7 +508,7 @@ func TestALostSinkIsTold(t *testing.T) {
 		told("with another sink", missing, float64(22+left-1), lost)
 		for range 3 { // the first of them has the journal's word, the others the sink's
 			_, missing = life(second)
-			told("and again", missing, float64(left-1), fmt.Sprintf("records 1 to %d of %s", left-1, b))
+			told("and again", missing, float64(22+left-1), fmt.Sprintf("records 1 to %d of %s", left-1, b), "and 22 records of writers whose names are gone too")
 		}
 
 		third := newMemory() // a backup of the first, and what was written since but for what the second has
@@ -520,18 +523,215 @@ func TestALostSinkIsTold(t *testing.T) {
 		told("restored from an old backup", missing, 22-3, "records 4 to 22 of "+b)
 
 		// A writer that is there, and counted by a later one, is not looked into.
-		before, _ := life(third)
+		life(third)
 		segment = 1 << 20
 		life(third)
 		closed(t, open(t, Config{Dir: simDir, Sinks: []string{"one"}, Disk: d}))
 		_, missing = life(newMemory())
-		told("of one that only a start record names", missing, 22, "records 1 to 22 of "+before)
+		told("of one that only a start record names", missing, 9*22, "and 198 records of writers whose names are gone too")
 
 		d, segment, tail = disktest.New(1), 2000, 0
-		before, _ = life(newMemory())
+		before, _ := life(newMemory())
 		_, missing = life(newMemory())
 		told("of one of which nothing is left", missing, 21, "records 1 to 21 of "+before)
 	})
+}
+
+// Writers that nothing names any more are counted: in a sink that was lost, in
+// one that comes back from a backup, and by Verify.
+func TestNamelessWritersAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, all := disktest.New(1), newMemory()
+		var said strings.Builder
+		replica := "airgate"
+		// life has three records, and ends once the writer before it is deleted.
+		life := func(m *memory) (writer string, missing float64) {
+			t.Helper()
+			said.Reset()
+			registry := prometheus.NewRegistry()
+			j := owned(t, Config{
+				Dir: simDir, Replica: replica, Sinks: []string{"one"}, Disk: d, Registerer: registry, State: newTally(),
+				Log: slog.New(slog.NewTextHandler(&said, nil)),
+			})
+			wait := ships(t, j, map[string]sink.Sink{"one": m})
+			appendN(t, j, 2)
+			time.Sleep(3 * time.Second)
+			missing = gauge(t, registry, "airgate_sink_missing_records")
+			closed(t, j)
+			wait()
+			if there, err := writers(d, simDir); err != nil || len(there) != 1 {
+				t.Fatalf("writers %v, %v; want the last alone", there, err)
+			}
+			return j.Writer(), missing
+		}
+		told := func(step string, m *memory, missing, want float64, nameless uint64) {
+			t.Helper()
+			if missing != want {
+				t.Errorf("%s: airgate_sink_missing_records = %v, want %v", step, missing, want)
+			}
+			words := fmt.Sprintf("and %d records of writers whose names are gone too", nameless)
+			if got := strings.Contains(said.String(), words); got != (nameless > 0) {
+				t.Errorf("%s: %q is told: %t\n%s", step, words, got, said.String())
+			}
+			report, err := verify(t.Context(), d, simDir, m, nil)
+			if err != nil || report.Nameless != nameless || report.Sound() != (want == 0) {
+				t.Errorf("%s: Verify = %+v, %v; want %d nameless records, sound %t", step, report, err, nameless, want == 0)
+			}
+		}
+
+		var names []string
+		for i := range 6 {
+			writer, missing := life(all)
+			told(fmt.Sprintf("start %d", i), all, missing, 0, 0)
+			names = append(names, writer)
+		}
+		before := d.Clone()
+
+		lost := newMemory() // of six writers the newest is in the journal, and names one
+		_, missing := life(lost)
+		told("lost", lost, missing, 15, 12)
+		_, missing = life(lost) // the sink names that one from now on
+		told("lost, and started again", lost, missing, 15, 12)
+
+		backup := func(writers ...string) *memory {
+			m := newMemory()
+			for _, w := range writers {
+				m.books[w] = all.books[w]
+			}
+			return m
+		}
+		d = before.Clone()
+		old := backup(names[:3]...)
+		_, missing = life(old)
+		told("a backup of three starts ago", old, missing, 6, 3)
+		replica = "another" // the host has a new name
+		_, missing = life(old)
+		told("under another name", old, missing, 6, 3)
+		maps.Copy(old.books, all.books)
+		_, missing = life(old)
+		told("the writers are back", old, missing, 0, 0)
+
+		d, replica = before.Clone(), "airgate"
+		part := backup(names...)
+		part.books[names[1]] = part.books[names[1]][:1]
+		delete(part.books, names[3])
+		part.books["other."+incarnation(names[2])] = all.books[names[2]] // of a replica that shares the sink
+		_, missing = life(part)
+		told("a part", part, missing, 5, 0) // their followers' start records name them
+
+		d = before.Clone()
+		report, err := verify(t.Context(), d, simDir, nil, nil)
+		if err != nil || report.Nameless != 12 {
+			t.Errorf("Verify without a sink = %+v, %v; want 12 nameless records", report, err)
+		}
+	})
+}
+
+// A start that is killed at any of its changes to the disk has forgotten no writer,
+// and none twice.
+func TestAKilledStartForgetsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, m := disktest.New(1), newMemory()
+		life := func(d *disktest.Disk, m *memory) (missing float64) {
+			registry := prometheus.NewRegistry()
+			j := owned(t, Config{Dir: simDir, Sinks: []string{"one"}, Disk: d, Registerer: registry})
+			wait := ships(t, j, map[string]sink.Sink{"one": m})
+			appendN(t, j, 2)
+			time.Sleep(3 * time.Second)
+			missing = gauge(t, registry, "airgate_sink_missing_records")
+			closed(t, j)
+			wait()
+			return missing
+		}
+		for range 3 {
+			life(d, m)
+		}
+		killed := 0
+		for n := 1; ; n++ {
+			c, has := d.Clone(), &memory{books: maps.Clone(m.books)}
+			c.Off(n)
+			j, err := openOwned(t.Context(), Config{Dir: simDir, Replica: "a", Sinks: []string{"one"}, Disk: c})
+			if err == nil {
+				closed(t, j)
+				break
+			}
+			killed++
+			c = c.Kill()
+			for range 3 {
+				if missing := life(c, has); missing != 0 {
+					t.Errorf("killed at change %d: %v records are missing, want none", n, missing)
+				}
+			}
+			want := 0.0
+			for _, book := range has.books {
+				want += float64(len(book))
+			}
+			newest := 3.0 // is in the journal
+			if missing := life(c, newMemory()); missing != want-newest {
+				t.Errorf("killed at change %d: without the sink %v records are missing, want %v", n, missing, want-newest)
+			}
+		}
+		if killed < 5 {
+			t.Errorf("a start is killed at %d changes, want more", killed)
+		}
+	})
+}
+
+func TestOnlyWhoIsGoneIsForgotten(t *testing.T) {
+	head := func(n int, seq uint64) record.Head {
+		return record.Head{Writer: fmt.Sprintf("a.%020x", n), Seq: seq}
+	}
+	newest := history{head: head(3, 7), adoption: adoption{covers: []record.Head{head(2, 3), head(2, 2)}}}
+	newest.forgotten.add(head(1, 5))
+	for name, test := range map[string]struct {
+		all  []history
+		kept []record.Head
+		want uint64
+	}{
+		"gone":                {all: []history{newest}, want: 5 + 3},
+		"here":                {all: []history{{head: head(2, 3)}, newest}, want: 5},
+		"named by this start": {all: []history{newest}, kept: []record.Head{head(2, 3)}, want: 5},
+		"of two side by side": {all: []history{newest, {head: head(4, 1), adoption: adoption{forgotten: newest.forgotten}}}, want: 5 + 5 + 3},
+	} {
+		if got := forget(test.all, test.kept); got.records != test.want {
+			t.Errorf("%s: %+v, want %d records", name, got, test.want)
+		}
+	}
+}
+
+// A checkpoint that an earlier build has written says nothing of the forgotten;
+// and names of a replica are remembered up to a number.
+func TestAdoptionsAreReadBack(t *testing.T) {
+	h := record.Head{Writer: "airgate.00000000000000000001", Seq: 3, Hash: record.Sum(nil)}
+	before := binary.AppendUvarint([]byte{1, 1}, uint64(len(h.Writer)))
+	before = append(append(append(before, h.Writer...), 3), h.Hash[:]...)
+	many, one := adoption{covers: []record.Head{h}}, adoption{covers: []record.Head{h}, partial: true}
+	for i := range uint64(300) {
+		many.forgotten.add(record.Head{Writer: fmt.Sprintf("airgate-%d.%020x", i, i), Seq: i})
+	}
+	one.forgotten.add(record.Head{Writer: "airgate.0000000000000000000a", Seq: 1 << 40})
+	for name, test := range map[string]struct {
+		encoded []byte
+		want    adoption
+	}{
+		"before":     {before, adoption{covers: []record.Head{h}, partial: true}},
+		"nothing":    {new(adoption).appendTo(nil), adoption{}},
+		"one":        {one.appendTo(nil), one},
+		"many names": {many.appendTo(nil), many},
+	} {
+		got, state, err := parseAdoption(append(test.encoded, "state"...))
+		if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(adoption{}, forgotten{}), cmpopts.EquateEmpty()); diff != "" || string(state) != "state" || err != nil {
+			t.Errorf("%s: state %q, %v; (-want +got)\n%s", name, state, err, diff)
+		}
+		for n := range test.encoded {
+			if _, _, err := parseAdoption(test.encoded[:n]); err == nil {
+				t.Errorf("%s: %d bytes of %d are read", name, n, len(test.encoded))
+			}
+		}
+	}
+	if f := many.forgotten; f.records != 299*300/2 || len(f.replicas) > 0 || !f.has("airgate-7.00000000000000000007") || f.has("airgate-0.00000000000000000000") {
+		t.Errorf("forgotten = %+v, want all of them, under any name", f)
+	}
 }
 
 // What a sink does not take is not missing while the journal has it.

@@ -18,12 +18,15 @@ import (
 // Report is what Verify found.
 type Report struct {
 	Writers []WriterReport // oldest first
+	// Nameless is how many records are gone beside those that the Problems tell:
+	// of earlier writers that the journal has counted and that nothing names any more.
+	Nameless uint64
 }
 
 // Sound reports whether nothing is damaged or missing. A tail that is not
 // anchored is sound: nothing says that it is not.
 func (r Report) Sound() bool {
-	return !slices.ContainsFunc(r.Writers, func(w WriterReport) bool { return len(w.Problems) > 0 })
+	return r.Nameless == 0 && !slices.ContainsFunc(r.Writers, func(w WriterReport) bool { return len(w.Problems) > 0 })
 }
 
 // Span is the records from First to Last. The zero Span has none.
@@ -97,15 +100,15 @@ func span(first, last uint64) string { return fmt.Sprintf("records %d to %d", fi
 type anchor struct {
 	record.Head
 
-	by   string // the writer whose start record names it; "" = the book's own head
+	by   string // the writer whose start record, or checkpoint, names it; "" = the book's own head
 	met  bool
 	same bool
 }
 
 // Verify reads all records of the journal below dir and of the book, and
 // checks their sums, their numbers, that they are one chain, that they contain
-// the heads which the book and the start records of later writers name, and
-// that each checkpoint holds what the records before it add up to. Records that
+// the heads which the book and the start records of later writers name, that
+// they are as many as the journal has counted, and that each checkpoint holds what the records before it add up to. Records that
 // only the book has, since the journal may delete what it has shipped, are
 // joined to the journal's by the hash that the first of those has of the last
 // of them. Damage ends what can be said of a writer.
@@ -122,7 +125,7 @@ func Verify(ctx context.Context, dir string, book Book, state func() State) (Rep
 }
 
 func verify(ctx context.Context, d disk.Disk, dir string, book Book, state func() State) (Report, error) {
-	v := verifier{disk: d, dir: dir, book: book, heads: map[string]record.Head{}, sums: newSums(state)}
+	v := verifier{disk: d, dir: dir, book: book, heads: map[string]record.Head{}, adoptions: map[string]adoption{}, sums: newSums(state)}
 	if book != nil {
 		// Before the journal is read: it may grow meanwhile, the heads must not.
 		heads, err := book.Heads(ctx)
@@ -157,21 +160,23 @@ func verify(ctx context.Context, d disk.Disk, dir string, book Book, state func(
 		report.Writers = append(report.Writers, v.writer(ctx, name))
 	}
 	v.trust(report.Writers)
+	report.Nameless = v.nameless()
 	return report, nil
 }
 
 // verifier is one call of Verify.
 type verifier struct {
-	disk    disk.Disk
-	dir     string
-	book    Book
-	heads   map[string]record.Head // :: writer → the book's
-	anchors []*anchor
-	sums    *sums
+	disk      disk.Disk
+	dir       string
+	book      Book
+	heads     map[string]record.Head // :: writer → the book's
+	adoptions map[string]adoption    // :: writer whose directory is there → what its checkpoints say of others
+	anchors   []*anchor
+	sums      *sums
 }
 
-// start takes the anchors from a writer's first record. What is wrong with it
-// is found as it is read again.
+// start takes the anchors from a writer's first record or, where that is gone,
+// from its checkpoint. What is wrong with them is found as they are read again.
 func (v *verifier) start(ctx context.Context, writer string) error {
 	r := newReader(v.disk, filepath.Join(v.dir, writer), writer, 1)
 	first, err := r.record()
@@ -184,14 +189,73 @@ func (v *verifier) start(ctx context.Context, writer string) error {
 			break
 		}
 	}
+	adopted, err := adoptionOf(v.disk, filepath.Join(v.dir, writer))
+	if err == nil {
+		v.adoptions[writer] = adopted
+	}
+	heads := adopted.covers
 	if first.Type == record.Start {
-		for _, h := range first.Heads {
-			if h.Seq > 0 && h.Writer != writer && writerName.MatchString(h.Writer) {
-				v.anchors = append(v.anchors, &anchor{Head: h, by: writer})
-			}
+		heads = first.Heads
+	}
+	for _, h := range heads {
+		if h.Seq > 0 && h.Writer != writer && writerName.MatchString(h.Writer) {
+			v.anchors = append(v.anchors, &anchor{Head: h, by: writer})
 		}
 	}
 	return nil
+}
+
+// adoptionOf reads whom a writer has adopted; each of its checkpoints says it.
+func adoptionOf(d disk.Disk, dir string) (a adoption, err error) {
+	names, err := segments(d, dir)
+	if err != nil {
+		return a, err
+	}
+	if len(names) == 0 {
+		return a, fs.ErrNotExist
+	}
+	s, err := openSegment(d, filepath.Join(dir, names[len(names)-1]))
+	if err != nil {
+		return a, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	scan, err := s.scan()
+	if err != nil {
+		return a, err
+	}
+	f, err := scan.next()
+	if err != nil {
+		return a, err
+	}
+	a, _, err = parseAdoption(f.payload)
+	return a, err
+}
+
+// nameless counts what is gone of those writers that nothing names.
+func (v *verifier) nameless() uint64 {
+	adopted := map[string]bool{}
+	for _, a := range v.adoptions {
+		for _, h := range a.covers {
+			adopted[h.Writer] = true
+		}
+	}
+	var gone forgotten
+	named := map[string]bool{} // :: writer that is not forgotten
+	for writer, a := range v.adoptions {
+		named[writer] = true
+		if adopted[writer] {
+			continue // who has adopted it has forgotten whom it has, and those that it names and that are gone
+		}
+		gone.join(&a.forgotten)
+		for _, h := range a.covers {
+			named[h.Writer] = true
+		}
+	}
+	known := map[string]uint64{}
+	for _, a := range v.anchors { // the book's heads are some
+		known[a.Writer] = max(known[a.Writer], a.Seq)
+	}
+	return gone.missing(known, func(writer string) bool { return named[writer] })
 }
 
 // trust finds how far each writer is anchored, beside what the journal and the

@@ -380,7 +380,7 @@ func TestVerifyAddsUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		covers, partial, state, err := parseCovers(f.payload)
+		covers, state, err := parseAdoption(f.payload)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -390,7 +390,7 @@ func TestVerifyAddsUp(t *testing.T) {
 		}
 		other.n--
 		changed := appendFrame(nil, typeCheckpoint, f.seq, func(b []byte) []byte {
-			return other.AppendCheckpoint(appendCovers(b, covers, partial))
+			return other.AppendCheckpoint(covers.appendTo(b))
 		})
 		seal(changed, s.seed(), f.durable)
 		whole := segmentsOf(c, writers[1])[path]

@@ -45,6 +45,9 @@ type Sink interface {
 	// here names, or one of the heads that are given (by writer and number). They
 	// are in the order of the writers' names.
 	Gaps(ctx context.Context, heads []record.Head) ([]Gap, error)
+	// Known tells of each writer that has a record stored here, or that a start
+	// record here names, the number of the last one stored or named.
+	Known(ctx context.Context) (map[string]uint64, error)
 	// Close releases the sink.
 	Close() error
 }

@@ -29,10 +29,11 @@ func newAuditVerify(t *terminal, f *flags) *cobra.Command {
 		Use:   "verify",
 		Short: "Prove that no record of the journal below --data was lost or changed",
 		Long: "Reads every record of the journal and of the records database, proves checksums, numbers and the chain, that the\n" +
-			"two are one book, and that each checkpoint of the journal holds what the records before it add up to. The journal\n" +
-			"deletes what the database has, so older records may be only there. Records behind the last head that is held in\n" +
-			"another place are sound and not anchored: nothing outside of the journal vouches for them yet. It works while\n" +
-			"airgate runs, and, with the database in its usual place, without a config.",
+			"two are one book, with as many records as the journal has counted, and that each checkpoint of the journal holds\n" +
+			"what the records before it add up to. The journal deletes what the database has, so older records may be only\n" +
+			"there. Records behind the last head that is held in another place are sound and not anchored: nothing outside of\n" +
+			"the journal vouches for them yet. It works while airgate runs, and, with the database in its usual place, without\n" +
+			"a config.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			report, err := verify(cmd.Context(), t, f)
@@ -97,8 +98,9 @@ func book(ctx context.Context, t *terminal, f *flags) (*sqlite.Reader, error) {
 
 // proof is a journal.Report as it is told.
 type proof struct {
-	Sound   bool          `json:"sound"`
-	Writers []writerProof `json:"writers"`
+	Sound    bool          `json:"sound"`
+	Writers  []writerProof `json:"writers"`
+	Nameless uint64        `json:"nameless"` // records that are gone, of earlier writers that nothing names any more
 }
 
 type writerProof struct {
@@ -131,7 +133,7 @@ func (e extent) String() string {
 }
 
 func proofOf(r journal.Report) proof {
-	out := proof{Sound: r.Sound(), Writers: []writerProof{}}
+	out := proof{Sound: r.Sound(), Writers: []writerProof{}, Nameless: r.Nameless}
 	for i := range r.Writers {
 		w := &r.Writers[i]
 		told := writerProof{
@@ -181,7 +183,11 @@ func tellProof(t *terminal, output *format, p proof) error {
 			return err
 		}
 	}
-	return nil
+	if p.Nameless == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(t.out, "fault: %d records of earlier writers, whose names are gone too, are gone: the journal has counted them\n", p.Nameless)
+	return err
 }
 
 // tellTail says what cannot be proven.

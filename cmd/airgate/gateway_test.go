@@ -271,6 +271,52 @@ func TestOfflineBalancesWithoutTheDatabase(t *testing.T) {
 	}
 }
 
+// After four starts the newest journal names one writer that is gone. A lost
+// database lacks all three: log, metric and audit verify say so.
+func TestLostDatabaseOfManyStarts(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	o := testOptions(t)
+	var said bytes.Buffer
+	o.log = slog.New(slog.NewTextHandler(&said, nil))
+	for start := range 6 { // 0 to 3, then two without the database of these
+		if start == 4 {
+			for _, suffix := range []string{"", "-wal", "-shm"} {
+				if err := os.Remove(filepath.Join(o.data, "usage.db"+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Fatal(err)
+				}
+			}
+		}
+		said.Reset()
+		g := open(t, o)
+		denials(t, g, 2)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if all, err := journal.Writers(journalDir(o.data)); err == nil && len(all) == 1 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the writer before is not deleted")
+			}
+		}
+		_, body := ask("http://"+g.adminDoor.addr.String()+"/metrics", "")
+		shut(t, g)
+		var out strings.Builder
+		err := tellProof(&terminal{out: &out}, &format{text: "table"}, proofOf(proven(t, o)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost := start >= 4
+		for where, found := range map[string]bool{
+			"the metric":   strings.Contains(body, `airgate_sink_missing_records{sink="local"} 9`),
+			"the log":      strings.Contains(said.String(), "records 1 to 3 of ") && strings.Contains(said.String(), "and 6 records of writers whose names are gone too"),
+			"audit verify": strings.Contains(out.String(), "fault: 6 records of earlier writers, whose names are gone too, are gone"),
+		} {
+			if found != lost {
+				t.Errorf("start %d: %s says that nine records are missing: %t\n%s\n%s", start, where, found, said.String(), out.String())
+			}
+		}
+	}
+}
+
 // Without a sink the journal alone has the records; the rest works.
 func TestWithoutSink(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())

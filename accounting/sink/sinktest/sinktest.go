@@ -155,6 +155,7 @@ func Run(t *testing.T, k Kit) {
 	t.Run("what is missing is told", func(t *testing.T) {
 		s, place := fresh(t)
 		checkGaps(t, s, nil)
+		checkKnown(t, s, map[string]uint64{})
 		checkGaps(t, s, []record.Head{{Writer: "e.1", Seq: 3}, {Writer: "e.1", Seq: 2}, {Writer: "f.1"}}, sink.Gap{Writer: "e.1", First: 1, Last: 3})
 		old, late := Book("b.1", 9), Book("c.1", 6)
 		start := record.Record{Type: record.Start, Heads: []record.Head{headAt(old[8]), headAt(late[5]), {Writer: "d.1"}}}
@@ -173,6 +174,11 @@ func Run(t *testing.T, k Kit) {
 		}
 		checkGaps(t, s, nil, append(more, sink.Gap{Writer: "b.1", First: 5, Last: 9}, sink.Gap{Writer: "c.1", First: 1, Last: 2})...)
 		write(t, s, old)
+		known := map[string]uint64{"a.1": 3, "b.1": 9, "c.1": 6, "d.1": 0}
+		for _, h := range named {
+			known[h.Writer] = h.Seq
+		}
+		checkKnown(t, s, known)
 		if err := s.Close(); err != nil {
 			t.Fatalf("Close: %v", err)
 		}
@@ -390,6 +396,18 @@ func checkGaps(t T, s Sink, heads []record.Head, want ...sink.Gap) {
 	slices.SortFunc(want, func(a, b sink.Gap) int { return strings.Compare(a.Writer, b.Writer) })
 	if !slices.Equal(got, want) {
 		t.Errorf("Gaps = %v, want %v", got, want)
+	}
+}
+
+// checkKnown compares which writers the sink knows.
+func checkKnown(t T, s Sink, want map[string]uint64) {
+	t.Helper()
+	got, err := s.Known(t.Context())
+	if err != nil {
+		t.Fatalf("Known: %v", err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Known differs (-want +got):\n%s", diff)
 	}
 }
 

@@ -43,7 +43,7 @@ func (r *Reader) gaps(ctx context.Context, heads []record.Head) ([]sink.Gap, err
 		return nil, err
 	}
 	last := map[string]uint64{} // :: writer → its last record that is stored
-	if err := numbers(ctx, tx, "SELECT writer, seq FROM heads", func(writer string, seq uint64) { last[writer] = seq }); err != nil {
+	if err := numbers(ctx, tx, allHeads, func(writer string, seq uint64) { last[writer] = seq }); err != nil {
 		return nil, err
 	}
 	for writer, seq := range there {
@@ -55,10 +55,22 @@ func (r *Reader) gaps(ctx context.Context, heads []record.Head) ([]sink.Gap, err
 	return all, nil
 }
 
+// Known implements sink.Sink.
+func (r *Reader) Known(ctx context.Context) (map[string]uint64, error) {
+	known := map[string]uint64{}
+	for _, query := range []string{allHeads, namedHeads} {
+		if err := numbers(ctx, r.db, query, func(writer string, seq uint64) { known[writer] = max(known[writer], seq) }); err != nil {
+			return nil, fmt.Errorf("find writers: %w", err)
+		}
+	}
+	return known, nil
+}
+
 // What names records. A record that was damaged names none: it does not keep
 // the others from being told. Nor does a writer that has a head and no record: it
 // begins behind that.
 const (
+	allHeads   = "SELECT writer, seq FROM heads"
 	namedHeads = "SELECT coalesce(h.value ->> 'writer', ''), coalesce(CAST(h.value ->> 'seq' AS INTEGER), 0) FROM records AS r CROSS JOIN json_each(r.record, '$.heads') AS h" +
 		" WHERE r.type IN ('admin', 'start', 'adjust') AND r.type = 'start' AND json_valid(r.record) AND h.type = 'object'"
 	firstRecords = "SELECT writer, coalesce((SELECT min(seq) FROM (SELECT min(seq) AS seq FROM book AS b WHERE b.writer = h.writer UNION ALL" +
