@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -78,12 +79,25 @@ func openSecond(ctx context.Context, cfg *Config) (b second, err error) {
 		return b, nil
 	}
 	if b.Book, err = cfg.Book(ctx); err != nil {
-		return b, err
+		return b, &elsewhereError{err}
 	}
 	if b.heads, err = b.Heads(ctx); err != nil {
-		return b, fmt.Errorf("ask the sink what it has: %w", err)
+		return b, &elsewhereError{fmt.Errorf("ask the sink what it has: %w", err)}
 	}
 	return b, nil
+}
+
+// elsewhereError is a fault of the sink's: it says itself where that is.
+type elsewhereError struct{ error }
+
+func (e *elsewhereError) Unwrap() error { return e.error }
+
+// prefixed says in what err came up, if that points at the right files.
+func prefixed(in string, err error) error {
+	if _, ok := errors.AsType[*elsewhereError](err); ok {
+		return err
+	}
+	return fmt.Errorf("%s: %w", in, err)
 }
 
 // gap is records of a writer that the book has and the journal does not count.

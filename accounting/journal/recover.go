@@ -88,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (_ *Journal, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("open journal: %w", err)
+			err = prefixed("open journal", err)
 			for _, lock := range j.locks {
 				err = errors.Join(err, lock.Close())
 			}

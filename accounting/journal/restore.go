@@ -18,7 +18,7 @@ import (
 // so far. Its errors are Open's.
 func Replay(ctx context.Context, cfg Config) error {
 	if err := replay(ctx, cfg.withDefaults()); err != nil {
-		return fmt.Errorf("replay journal: %w", err)
+		return prefixed("replay journal", err)
 	}
 	return nil
 }

@@ -317,6 +317,36 @@ func TestLostDatabaseOfManyStarts(t *testing.T) {
 	}
 }
 
+// A damaged database stops the start with its own name and what to do. So it
+// does, at once, whichever of its pages is damaged that a start reads.
+func TestDamagedDatabase(t *testing.T) {
+	o := testOptions(t)
+	g := open(t, o)
+	denials(t, g, 3)
+	shut(t, g)
+	path := filepath.Join(o.data, "usage.db")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func(b []byte){
+		"another file":   func(b []byte) { copy(b, "this is no database") },
+		"damaged tables": func(b []byte) { clear(b[100:]) },
+		"damaged pages":  func(b []byte) { clear(b[4096:]) },
+	} {
+		b := slices.Clone(whole)
+		damage(b)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := startGateway(t.Context(), o)
+		if err == nil || !strings.HasPrefix(err.Error(), "open "+path) && !strings.HasPrefix(err.Error(), "ask the sink") ||
+			!strings.Contains(err.Error(), "move "+path+", "+path+"-wal and "+path+"-shm away together, and restore the newest backup") {
+			t.Errorf("%s: the start says %v, want the file and what to do", name, err)
+		}
+	}
+}
+
 // Without a sink the journal alone has the records; the rest works.
 func TestWithoutSink(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())

@@ -28,11 +28,15 @@ func (r *Reader) Head(ctx context.Context, writer string) (record.Head, error) {
 }
 
 // Heads are the heads of all writers: what journal.Verify anchors to.
-func (r *Reader) Heads(ctx context.Context) ([]record.Head, error) { return headsOf(ctx, r.db, "") }
+func (r *Reader) Heads(ctx context.Context) ([]record.Head, error) {
+	all, err := headsOf(ctx, r.db, "")
+	return all, told(r.path, err)
+}
 
 // Starts are the start records of all writers that have one here, oldest first.
 func (r *Reader) Starts(ctx context.Context) ([]record.Record, error) {
-	return recordsOf(ctx, r.db, starts)
+	all, err := recordsOf(ctx, r.db, starts)
+	return all, told(r.path, err)
 }
 
 // Records yields a writer's records in order, from number from on, parked ones

@@ -56,7 +56,7 @@ var (
 func Open(ctx context.Context, path string) (_ *Sink, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("open %s: %w", path, err)
+			err = fmt.Errorf("open %s: %w", path, told(path, err))
 		}
 	}()
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the configured file
@@ -110,7 +110,7 @@ func (s *Sink) open(ctx context.Context, path string) error {
 	if s.users, err = newIDs[user](ctx, s.db, "users", []string{"user"}); err != nil {
 		return err
 	}
-	s.Reader, err = OpenReadOnly(ctx, path)
+	s.Reader, err = openReadOnly(ctx, path)
 	return err
 }
 
@@ -127,7 +127,7 @@ func (s *Sink) Write(ctx context.Context, batch []record.Record) error {
 		return nil
 	}
 	if err := s.write(ctx, batch); err != nil {
-		return fmt.Errorf("write records: %w", err)
+		return fmt.Errorf("write records: %w", told(s.path, err))
 	}
 	return nil
 }
@@ -341,16 +341,27 @@ func headsOf(ctx context.Context, q querier, where string, args ...any) ([]recor
 
 // Reader reads a database. Its methods are safe for concurrent use, beside a
 // process that writes too.
-type Reader struct{ db *sql.DB }
+type Reader struct {
+	db   *sql.DB
+	path string
+}
 
 // OpenReadOnly opens the file at path, which must exist, for reading.
 func OpenReadOnly(ctx context.Context, path string) (*Reader, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open %s: no record was shipped there yet, or it was lost and a backup has it: %w", path, err)
 	}
+	r, err := openReadOnly(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, told(path, err))
+	}
+	return r, nil
+}
+
+func openReadOnly(ctx context.Context, path string) (*Reader, error) {
 	db, err := connect(path, "ro", "&_pragma=query_only(1)")
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, err
 	}
 	db.SetMaxOpenConns(4)
 	have, err := versionOf(ctx, db)
@@ -358,9 +369,20 @@ func OpenReadOnly(ctx context.Context, path string) (*Reader, error) {
 		err = errors.New("it has no records table yet")
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close())
+		return nil, errors.Join(err, db.Close())
 	}
-	return &Reader{db: db}, nil
+	return &Reader{db: db, path: path}, nil
+}
+
+// told adds what to do to an error that says that the file is damaged, or no
+// database.
+func told(path string, err error) error {
+	damaged, ok := errors.AsType[*sqlite.Error](err)
+	if !ok || damaged.Code()&0xff != sqlite3.SQLITE_CORRUPT && damaged.Code()&0xff != sqlite3.SQLITE_NOTADB {
+		return err
+	}
+	return fmt.Errorf("%w: stop airgate, move %[2]s, %[2]s-wal and %[2]s-shm away together, and restore the newest backup. Without one a start makes "+
+		"a new database, with what the journal still has: reports go without the rest, and budgets come from the journal", err, path)
 }
 
 // Close releases the file.

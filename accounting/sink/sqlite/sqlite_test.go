@@ -119,7 +119,7 @@ func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		other: "another program's database", newer: "version 99", text: "not a database", filepath.Join(dir, "no", "folder.db"): "no such file",
+		other: "another program's database", newer: "version 99", text: "move " + text + ", " + text + "-wal and " + text + "-shm away together", filepath.Join(dir, "no", "folder.db"): "no such file",
 	} {
 		if s, err := sqlite.Open(t.Context(), path); err == nil {
 			t.Errorf("Open(%s) = nil, want an error", path)
@@ -127,6 +127,9 @@ func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
 		} else if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("Open(%s) = %q, want it to say %q and the path", path, err, want)
 		}
+	}
+	if _, err := sqlite.OpenReadOnly(t.Context(), text); err == nil || !strings.Contains(err.Error(), "restore the newest backup") {
+		t.Errorf("OpenReadOnly of a text = %v, want it to say what to do", err)
 	}
 	if _, err := sqlite.OpenReadOnly(t.Context(), filepath.Join(dir, "absent.db")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("OpenReadOnly of no file = %v, want %v", err, os.ErrNotExist)
