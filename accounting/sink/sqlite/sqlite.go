@@ -38,6 +38,7 @@ type Sink struct {
 	*Reader
 
 	db      *sql.DB
+	file    os.FileInfo // what it has open
 	stored  []*record.Field
 	insert  bulk                  // into book
 	upsert  bulk                  // into usage
@@ -82,6 +83,10 @@ func (s *Sink) open(ctx context.Context, path string) error {
 	if err := prepare(ctx, s.db); err != nil {
 		return err
 	}
+	var err error
+	if s.file, err = os.Stat(path); err != nil { // while it is open no other file has its number
+		return err
+	}
 	var parked int64
 	if err := s.db.QueryRowContext(ctx, "SELECT count(*) FROM parked").Scan(&parked); err != nil {
 		return fmt.Errorf("count parked records: %w", err)
@@ -92,7 +97,6 @@ func (s *Sink) open(ctx context.Context, path string) error {
 			s.stored = append(s.stored, f)
 		}
 	}
-	var err error
 	if s.insert, err = newBulk(ctx, s.db, "book", append(stored[:len(stored):len(stored)], "record"), ""); err != nil {
 		return err
 	}
@@ -177,6 +181,9 @@ func (s *Sink) write(ctx context.Context, batch []record.Record) error {
 		head.Writer, int64(head.Seq), head.Hash.String()); err != nil {
 		return err
 	}
+	if err := s.inPlace(); err != nil {
+		return err
+	}
 	failpoint.Hit("sink.commit")
 	if err := tx.Commit(); err != nil {
 		return err
@@ -186,6 +193,21 @@ func (s *Sink) write(ctx context.Context, batch []record.Record) error {
 	s.users.keep()
 	s.parked.Add(w.parked)
 	return nil
+}
+
+// inPlace reports, as an error, that the path has another file than the one that
+// is open, or none: what is written would be gone as airgate ends, and the journal
+// would have deleted it.
+func (s *Sink) inPlace() error {
+	now, err := os.Stat(s.path)
+	if err == nil && os.SameFile(now, s.file) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%[1]s is not the file that is open any more: it was deleted, moved or replaced under a running airgate, and nothing is written to it. "+
+		"Put it back, or stop airgate, move %[1]s, %[1]s-wal and %[1]s-shm away together and restore the newest backup: the journal keeps what comes until then", s.path)
 }
 
 // writing is one transaction of Write.

@@ -354,6 +354,40 @@ func TestRecordsEndsAtADamagedRow(t *testing.T) {
 	}
 }
 
+// A file that is not in its place any more is not written: what it took would be
+// gone with it.
+func TestWriteRefusesAFileThatIsGone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "usage.db")
+	away := path + ".away"
+	s := open(t, path)
+	book := recordtest.Chain("a.1", record.Record{Type: record.Admin}, record.Record{Type: record.Admin}, record.Record{Type: record.Admin})
+	write(t, s, book[:1])
+	for name, change := range map[string]func() error{
+		"moved":    func() error { return os.Rename(path, away) },
+		"replaced": func() error { return errors.Join(os.Rename(path, away), os.WriteFile(path, nil, 0o600)) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Write(t.Context(), book[:2]); err == nil || !strings.Contains(err.Error(), path+" is not the file that is open any more") {
+			t.Errorf("%s: Write = %v, want what has happened", name, err)
+		}
+		if head, err := s.Head(t.Context(), "a.1"); err != nil || head.Seq != 1 {
+			t.Errorf("%s: Head = %v, %v; want record 1", name, head, err)
+		}
+		if err := os.Rename(away, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, s, book) // it is back
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Write(t.Context(), recordtest.Chain("b.1", record.Record{Type: record.Admin})); err == nil {
+		t.Error("deleted: Write = nil, want an error")
+	}
+}
+
 // A damaged record does not keep what is missing from being told: the shipping
 // of all the others waits for it.
 func TestGapsPassOverADamagedRow(t *testing.T) {
