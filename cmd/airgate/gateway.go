@@ -201,13 +201,13 @@ func (g *gateway) openJournal(ctx context.Context) error {
 		cfg.Sinks, cfg.Book = []string{name}, g.openSink
 	}
 	var err error
+	if g.hashKey, err = g.openHashKey(); err != nil { // first: then what is here is of earlier starts
+		return err
+	}
 	if g.journal, err = journal.Open(ctx, cfg); err != nil {
 		return err
 	}
 	g.task("journal", func() error { return g.journal.Watch(ctx) })
-	if g.hashKey, err = loadHashKey(disk.OS{}, hashKeyPath(g.data)); err != nil {
-		return err
-	}
 	orphans, err := processor.SettleOrphans(g.journal, g.balances, time.Now())
 	if orphans > 0 {
 		g.log.Warn("calls that were open at the last end are charged at their bound", slog.Int("calls", orphans))
@@ -216,6 +216,24 @@ func (g *gateway) openJournal(ctx context.Context) error {
 		return err
 	}
 	return g.auditOverrides(ctx)
+}
+
+// openHashKey says so if it makes a key although there are records already.
+func (g *gateway) openHashKey() ([]byte, error) {
+	path := hashKeyPath(g.data)
+	_, missing := os.Stat(path)
+	key, err := loadHashKey(disk.OS{}, path)
+	if err != nil || !errors.Is(missing, fs.ErrNotExist) {
+		return key, err
+	}
+	earlier, _ := journal.Writers(journalDir(g.data)) // what is wrong there is told as it is opened
+	_, db, _ := sinkOf(g.data, g.snapshot)
+	if _, none := os.Stat(db); len(earlier) > 0 || none == nil {
+		g.log.Warn("the key of the pseudonyms was lost, and a new one is made: the same users and sessions have other pseudonyms from now on. "+
+			"Reports show them as others, budgets of each user begin anew, and the old ones cannot be looked up. "+
+			"If a backup has the file, stop airgate and put it back", slog.String("path", path))
+	}
+	return key, nil
 }
 
 // auditOverrides writes into the book which overrides there are. It waits while

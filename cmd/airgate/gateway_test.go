@@ -802,6 +802,35 @@ func TestHashKeyIsKept(t *testing.T) {
 	}
 }
 
+// A key that was lost is told by the start that makes another one.
+func TestALostHashKeyIsTold(t *testing.T) {
+	o := testOptions(t)
+	var said bytes.Buffer
+	o.log = slog.New(slog.NewTextHandler(&said, nil))
+	for i, step := range []struct {
+		lose []string
+		told bool
+	}{
+		{},
+		{},
+		{lose: []string{"hash.key"}, told: true},
+		{lose: []string{"hash.key", "journal"}, told: true},
+		{lose: []string{"hash.key", "usage.db", "usage.db-wal", "usage.db-shm"}, told: true},
+		{lose: []string{"hash.key", "usage.db", "usage.db-wal", "usage.db-shm", "journal"}},
+	} {
+		for _, name := range step.lose {
+			if err := os.RemoveAll(filepath.Join(o.data, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		said.Reset()
+		shut(t, open(t, o))
+		if got := strings.Contains(said.String(), "the key of the pseudonyms was lost"); got != step.told {
+			t.Errorf("step %d: told %t, want %t:\n%s", i, got, step.told, said.String())
+		}
+	}
+}
+
 // A machine that loses power at any change while the key is made: the next start
 // has a whole key, and the same one that somebody has used already.
 func TestHashKeyOutlastsAPowerLoss(t *testing.T) {
