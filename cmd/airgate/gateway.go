@@ -130,13 +130,17 @@ func startGateway(ctx context.Context, o gatewayOptions) (*gateway, error) {
 	return g, nil
 }
 
-// load refuses a config that cannot work here.
+// load refuses a config that cannot work here, before anything is written.
 func (g *gateway) load(context.Context) (err error) {
 	if g.snapshot, err = loadConfig(g.config); err != nil {
 		return err
 	}
 	for _, p := range g.snapshot.Providers {
-		if p.CredentialEnv != "" && !g.startsEnvoy {
+		switch {
+		case p.CredentialEnv == "":
+		case g.startsEnvoy && os.Getenv(p.CredentialEnv) == "":
+			return problem(fmt.Errorf("provider %s takes its credential from %s, which is not set: export it, or use credential: {file: …}", p.Name, p.CredentialEnv))
+		case !g.startsEnvoy:
 			return fmt.Errorf("provider %s takes its credential from the environment, which only `airgate run` and "+
 				"`airgate demo` hand to Envoy: use credential: {file: …}", p.Name)
 		}

@@ -802,6 +802,25 @@ func TestHashKeyIsKept(t *testing.T) {
 	}
 }
 
+// A start that cannot hand Envoy its credential has written nothing.
+func TestAStartWithoutItsVariableLeavesNothing(t *testing.T) {
+	o := testOptions(t)
+	o.startsEnvoy = true
+	const name = "AIRGATE_TEST_CREDENTIAL"
+	if err := os.WriteFile(o.config, []byte(strings.Replace(testConfig, "file: /run/secrets/openai", "env: "+name, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(name, "")
+	if _, err := startGateway(t.Context(), o); err == nil || !strings.Contains(err.Error(), "credential from "+name+", which is not set") {
+		t.Errorf("the start says %v, want that %s is not set", err, name)
+	}
+	if _, err := os.Stat(o.data); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the data directory: %v, want none", err)
+	}
+	t.Setenv(name, "secret")
+	shut(t, open(t, o))
+}
+
 // A key that was lost is told by the start that makes another one.
 func TestALostHashKeyIsTold(t *testing.T) {
 	o := testOptions(t)

@@ -122,11 +122,6 @@ type envoyProcess struct {
 // startEnvoy writes the bootstrap, starts Envoy and returns once it accepts
 // callers.
 func startEnvoy(ctx context.Context, o envoyOptions) (*envoyProcess, error) {
-	for _, p := range o.snapshot.Providers {
-		if p.CredentialEnv != "" && os.Getenv(p.CredentialEnv) == "" {
-			return nil, problem(fmt.Errorf("provider %s takes its credential from %s, which is not set: export it, or use credential: {file: …}", p.Name, p.CredentialEnv))
-		}
-	}
 	text, err := bootstrapOf(xds.Options{Snapshot: o.snapshot, Listen: o.listen, ExtProc: o.extProc, AllowEnv: true})
 	if err != nil {
 		return nil, err
