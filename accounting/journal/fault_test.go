@@ -832,6 +832,30 @@ func TestATornTailIsSetAside(t *testing.T) {
 	}
 }
 
+// Who reads a damaged journal as a start would is told what a start tells, but for
+// the copy, which only a start makes. A proof goes on, and says where the damage is.
+func TestDamageIsToldWithWhatToDo(t *testing.T) {
+	d := disktest.New(1)
+	j := open(t, Config{Dir: simDir, State: newTally(), Disk: d})
+	appendN(t, j, 3)
+	closed(t, j)
+	path, whole := onlySegment(d, j.Writer())
+	whole[len(whole)/2] ^= 1
+	d.Set(path, whole)
+
+	const next = ". Restore the file from a backup; or, to go on without what only it has, move the directory "
+	cfg := Config{Dir: simDir, Replica: "a", State: newTally(), Disk: d}
+	if err := Replay(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "; nothing was cut"+next+filepath.Dir(path)) {
+		t.Errorf("Replay = %v, want it to say what to do", err)
+	}
+	if _, err := openOwned(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "; nothing was cut, a copy is in "+path+".damaged"+next) {
+		t.Errorf("Open = %v, want it to say what to do", err)
+	}
+	if report, err := verify(t.Context(), d, simDir, nil, nil); err != nil || report.Sound() || strings.Contains(fmt.Sprint(report.Writers[0].Problems), "nothing was cut") {
+		t.Errorf("Verify = %+v, %v; want the damage alone", report, err)
+	}
+}
+
 func TestDamageInAnOlderSegmentIsFound(t *testing.T) {
 	d := disktest.New(1)
 	j := open(t, Config{Dir: simDir, SegmentBytes: 1, State: newTally(), Disk: d})

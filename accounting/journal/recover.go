@@ -44,15 +44,21 @@ type CorruptError struct {
 	Seq     uint64 // of the last record before them; 0 = none in this segment
 	Copy    string
 	Err     error
+
+	ends bool // there is no start before somebody has done something
 }
 
 func (e *CorruptError) Error() string {
 	text := fmt.Sprintf("%s is damaged at byte %d, behind record %d: %v", e.Segment, e.Offset, e.Seq, e.Err)
-	if e.Copy != "" {
-		text += fmt.Sprintf("; nothing was cut, a copy is in %s. Restore the file from a backup; or, to go on without what only it has, "+
-			"move the directory %s away for good: what no sink has of it is then lost (audit verify says which records), and not counted as spent", e.Copy, filepath.Dir(e.Segment))
+	if !e.ends {
+		return text
 	}
-	return text
+	text += "; nothing was cut"
+	if e.Copy != "" {
+		text += ", a copy is in " + e.Copy
+	}
+	return text + fmt.Sprintf(". Restore the file from a backup; or, to go on without what only it has, "+
+		"move the directory %s away for good: what no sink has of it is then lost (audit verify says which records), and not counted as spent", filepath.Dir(e.Segment))
 }
 
 // Unwrap returns Err.
@@ -453,6 +459,7 @@ func (j *Journal) quarantine(err error) error {
 	if !ok {
 		return err
 	}
+	damaged.ends = true
 	f, opening := j.disk.Open(damaged.Segment)
 	if opening != nil {
 		return errors.Join(err, opening)

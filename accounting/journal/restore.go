@@ -18,6 +18,9 @@ import (
 // so far. Its errors are Open's.
 func Replay(ctx context.Context, cfg Config) error {
 	if err := replay(ctx, cfg.withDefaults()); err != nil {
+		if damaged, ok := errors.AsType[*CorruptError](err); ok {
+			damaged.ends = true
+		}
 		return prefixed("replay journal", err)
 	}
 	return nil
