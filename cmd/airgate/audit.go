@@ -29,23 +29,23 @@ func newAuditVerify(t *terminal, f *flags) *cobra.Command {
 		Use:   "verify",
 		Short: "Prove that no record of the journal below --data was lost or changed",
 		Long: "Reads every record of the journal and of the records database, proves checksums, numbers and the chain, that the\n" +
-			"two are one book, with as many records as the journal has counted, and that each checkpoint of the journal holds\n" +
-			"what the records before it add up to. The journal deletes what the database has, so older records may be only\n" +
-			"there. Records behind the last head that is held in another place are sound and not anchored: nothing outside of\n" +
-			"the journal vouches for them yet. It works while airgate runs, and, with the database in its usual place, without\n" +
-			"a config.",
+			"two are one book, with as many records as the journal has counted, that each checkpoint of the journal holds what\n" +
+			"the records before it add up to, and that the sums which reports read are those of the records, month by month.\n" +
+			"The journal deletes what the database has, so older records may be only there. Records behind the last head that\n" +
+			"is held in another place are sound and not anchored: nothing outside of the journal vouches for them yet. It works\n" +
+			"while airgate runs, and, with the database in its usual place, without a config.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report, err := verify(cmd.Context(), t, f)
+			proof, err := verify(cmd.Context(), t, f)
 			if err != nil {
 				return err
 			}
 			if output.text == "json" {
-				err = json.NewEncoder(t.out).Encode(proofOf(report))
+				err = json.NewEncoder(t.out).Encode(proof)
 			} else {
-				err = tellProof(t, &output, proofOf(report))
+				err = tellProof(t, &output, proof)
 			}
-			if err == nil && !report.Sound() {
+			if err == nil && !proof.Sound {
 				err = errors.New("the book is not what was written: a backup may have what is gone or damaged (README.md, The data directory)")
 			}
 			return err
@@ -55,22 +55,37 @@ func newAuditVerify(t *terminal, f *flags) *cobra.Command {
 	return cmd
 }
 
-func verify(ctx context.Context, t *terminal, f *flags) (report journal.Report, err error) {
+func verify(ctx context.Context, t *terminal, f *flags) (_ proof, err error) {
 	records, err := book(ctx, t, f)
 	if err != nil {
-		return report, err
+		return proof{}, err
 	}
 	dir := journalDir(f.data)
 	if _, err := os.Stat(dir); err != nil && records == nil {
-		return report, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
+		return proof{}, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
 	}
 	empty := func() journal.State { return accounting.NewBalances() }
 	if records == nil {
 		t.say("none yet, lost, or sinks: []: there is no records database, so nothing outside of the journal vouches for it")
-		return journal.Verify(ctx, dir, nil, empty)
+		report, err := journal.Verify(ctx, dir, nil, empty)
+		return proofOf(report), err
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
-	return journal.Verify(ctx, dir, records, empty)
+	report, err := journal.Verify(ctx, dir, records, empty)
+	if err != nil {
+		return proof{}, err
+	}
+	p := proofOf(report)
+	err = records.CheckSums(ctx)
+	if wrong, ok := errors.AsType[*sqlite.SumsError](err); ok {
+		p.Sound, p.WrongSums = false, wrong.Months
+		return p, nil
+	}
+	if err != nil && !p.Sound { // a record that cannot be read has been told
+		t.say("the sums that reports read cannot be compared with the records: %v", err)
+		return p, nil
+	}
+	return p, err
 }
 
 // book opens the records database, nil if there is none: the one that the
@@ -101,6 +116,9 @@ type proof struct {
 	Sound    bool          `json:"sound"`
 	Writers  []writerProof `json:"writers"`
 	Nameless uint64        `json:"nameless"` // records that are gone, of earlier writers that nothing names any more
+	// WrongSums are the months of UTC in which the sums that reports read are not
+	// those of the records.
+	WrongSums []string `json:"wrong_sums"`
 }
 
 type writerProof struct {
@@ -133,7 +151,7 @@ func (e extent) String() string {
 }
 
 func proofOf(r journal.Report) proof {
-	out := proof{Sound: r.Sound(), Writers: []writerProof{}, Nameless: r.Nameless}
+	out := proof{Sound: r.Sound(), Writers: []writerProof{}, Nameless: r.Nameless, WrongSums: []string{}}
 	for i := range r.Writers {
 		w := &r.Writers[i]
 		told := writerProof{
@@ -183,11 +201,17 @@ func tellProof(t *terminal, output *format, p proof) error {
 			return err
 		}
 	}
-	if p.Nameless == 0 {
-		return nil
+	if p.Nameless > 0 {
+		if _, err := fmt.Fprintf(t.out, "fault: %d records of earlier writers, whose names are gone too, are gone: the journal has counted them\n", p.Nameless); err != nil {
+			return err
+		}
 	}
-	_, err := fmt.Fprintf(t.out, "fault: %d records of earlier writers, whose names are gone too, are gone: the journal has counted them\n", p.Nameless)
-	return err
+	for _, month := range p.WrongSums {
+		if _, err := fmt.Fprintf(t.out, "fault: %s: the sums that reports read are not those of the records\n", month); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tellTail says what cannot be proven.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"database/sql"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -189,6 +191,34 @@ func TestAuditVerifySaysWhatItCanProve(t *testing.T) {
 				t.Errorf("audit verify = %v\n%s\nwant, sound %t,\n%s", err, got, test.sound, test.want)
 			}
 		})
+	}
+}
+
+// Sums that were changed by hand are a fault of their month, though every record
+// is what was written.
+func TestAuditVerifyComparesTheSums(t *testing.T) {
+	data := t.TempDir()
+	smallBook(t, data, true)
+	audit := func() (text string, err error) {
+		var out, talk strings.Builder
+		cmd := newAuditVerify(&terminal{out: &out, err: &talk}, &flags{data: data, config: filepath.Join(data, "airgate.yaml")})
+		cmd.SetArgs(nil)
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		err = cmd.Execute()
+		return out.String(), err
+	}
+	if text, err := audit(); err != nil || strings.Contains(text, "fault") {
+		t.Fatalf("audit verify = %v\n%s", err, text)
+	}
+	db, err := sql.Open("sqlite", filepath.Join(data, usualRecords))
+	if err == nil {
+		_, err = db.ExecContext(t.Context(), "UPDATE usage SET cost_nano = cost_nano - 1")
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := audit(); err == nil || !strings.Contains(text, "fault: 2001-09: the sums that reports read are not those of the records\n") {
+		t.Errorf("audit verify = %v, want the month's fault\n%s", err, text)
 	}
 }
 

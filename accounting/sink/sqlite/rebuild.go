@@ -2,11 +2,15 @@ package sqlite
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
+	"hash"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"airgate/accounting/record"
@@ -14,11 +18,11 @@ import (
 
 // SumsError says that the sums of usage are not those of the records.
 type SumsError struct {
-	Have, Want string // the first rows that differ; "" = there is none
+	Months []string // of UTC, as in 2026-11, whose sums differ; the oldest first
 }
 
 func (e *SumsError) Error() string {
-	return fmt.Sprintf("the sums of usage are not those of the records: a row is (%s), want (%s)", e.Have, e.Want)
+	return "the sums of usage are not those of the records in " + strings.Join(e.Months, ", ")
 }
 
 // Rebuild makes the sums again from the records, in one transaction.
@@ -122,8 +126,34 @@ func (s *Sink) addAll(ctx context.Context, from querier, tx *sql.Tx, folded int6
 	return s.fold(ctx, tx, unfolded, folded)
 }
 
-// compareSums compares row by row, in the order of what the ids stand for.
+// compareSums compares the rows of each month, in the order of what the ids stand
+// for.
 func compareSums(ctx context.Context, have, want querier) error {
+	has, err := monthsOf(ctx, have)
+	if err != nil {
+		return err
+	}
+	wants, err := monthsOf(ctx, want)
+	if err != nil {
+		return err
+	}
+	var differ []string
+	for month, sum := range wants {
+		if has[month] != sum {
+			differ = append(differ, month)
+		}
+		delete(has, month)
+	}
+	differ = slices.AppendSeq(differ, maps.Keys(has))
+	if len(differ) == 0 {
+		return nil
+	}
+	slices.Sort(differ)
+	return &SumsError{Months: differ}
+}
+
+// monthsOf is a hash of each month's rows, of all levels.
+func monthsOf(ctx context.Context, q querier) (map[string][sha256.Size]byte, error) {
 	var columns []string
 	for _, name := range splitColumns {
 		columns = append(columns, "s."+name)
@@ -133,56 +163,31 @@ func compareSums(ctx context.Context, have, want querier) error {
 		columns = append(columns, "u."+name)
 	}
 	list := "u.level, u.quarter, " + strings.Join(columns, ", ")
-	query := "SELECT " + list + " FROM usage AS u LEFT JOIN splits AS s ON s.id = u.split LEFT JOIN users AS n ON n.id = u.user ORDER BY " + list
-	nextHave, closeHave, err := texts(ctx, have, query)
+	rows, err := q.QueryContext(ctx, "SELECT "+list+" FROM usage AS u LEFT JOIN splits AS s ON s.id = u.split LEFT JOIN users AS n ON n.id = u.user ORDER BY "+list)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer closeHave()
-	nextWant, closeWant, err := texts(ctx, want, query)
-	if err != nil {
-		return err
-	}
-	defer closeWant()
-	for {
-		h, err := nextHave()
-		if err != nil {
-			return err
-		}
-		w, err := nextWant()
-		if err != nil {
-			return err
-		}
-		if h != w {
-			return &SumsError{Have: h, Want: w}
-		}
-		if h == "" {
-			return nil
-		}
-	}
-}
-
-// texts is each row of the query as one text; "" behind the last.
-func texts(ctx context.Context, q querier, query string) (next func() (string, error), stop func(), err error) {
-	rows, err := q.QueryContext(ctx, query)
-	if err != nil {
-		return nil, nil, err
-	}
-	names, err := rows.Columns()
-	if err != nil {
-		return nil, nil, errors.Join(err, rows.Close())
-	}
-	values, into := make([]any, len(names)), make([]any, len(names))
+	defer rows.Close() //nolint:errcheck // Err tells
+	values := make([]any, 2+len(columns))
+	into := make([]any, len(values))
 	for i := range values {
 		into[i] = &values[i]
 	}
-	return func() (string, error) {
-		if !rows.Next() {
-			return "", rows.Err()
-		}
+	sums := map[string]hash.Hash{}
+	for rows.Next() {
 		if err := rows.Scan(into...); err != nil {
-			return "", err
+			return nil, err
 		}
-		return fmt.Sprintf("%v", values), nil
-	}, func() { _ = rows.Close() }, nil // Err tells
+		at, _ := values[1].(int64) // the table is strict
+		month := startOf(at).Format("2006-01")
+		if sums[month] == nil {
+			sums[month] = sha256.New()
+		}
+		fmt.Fprintf(sums[month], "%#v\n", values) // a hash takes everything
+	}
+	all := make(map[string][sha256.Size]byte, len(sums))
+	for month, sum := range sums {
+		all[month] = [sha256.Size]byte(sum.Sum(nil))
+	}
+	return all, rows.Err()
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -518,18 +519,18 @@ func TestSumsAreMadeAgainFromTheRecords(t *testing.T) {
 	if err := s.CheckSums(t.Context()); err != nil {
 		t.Fatalf("CheckSums = %v, want nil", err)
 	}
-	for _, harm := range []string{
-		"UPDATE usage SET requests = requests + 1 WHERE level = 0 AND quarter = (SELECT min(quarter) FROM usage WHERE level = 0)",
-		"UPDATE usage SET cost_nano = NULL WHERE level = 2",
-		"DELETE FROM usage WHERE level = 4",
-		"UPDATE usage SET quarter = quarter + 96000 WHERE level = 5",
-		"INSERT INTO usage SELECT 0, 0, split, user, requests, unpriced, estimated, cost_nano, estimated_nano, input, cache_read, cache_write_5m, cache_write_1h, input_audio, input_image, output, reasoning, output_audio, output_image FROM usage LIMIT 1",
+	for harm, months := range map[string][]string{
+		"UPDATE usage SET requests = requests + 1 WHERE level = 0 AND quarter = (SELECT min(quarter) FROM usage WHERE level = 0)": {"2026-11"},
+		"UPDATE usage SET cost_nano = NULL WHERE level = 2":                                                                       {"2026-11"},
+		"DELETE FROM usage WHERE level = 4":                                                                                       {"2026-11"},
+		"UPDATE usage SET quarter = quarter + 96000 WHERE level = 5":                                                              {"2026-11", "2029-07"},
+		"INSERT INTO usage SELECT 0, 0, split, user, requests, unpriced, estimated, cost_nano, estimated_nano, input, cache_read, cache_write_5m, cache_write_1h, input_audio, input_image, output, reasoning, output_audio, output_image FROM usage LIMIT 1": {"1970-01"},
 	} {
 		if err := s.Exec(t.Context(), harm); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := errors.AsType[*sqlite.SumsError](s.CheckSums(t.Context())); !ok {
-			t.Errorf("CheckSums after %s finds nothing", harm)
+		if wrong, ok := errors.AsType[*sqlite.SumsError](s.CheckSums(t.Context())); !ok || !slices.Equal(wrong.Months, months) {
+			t.Errorf("CheckSums after %s finds %v, want %v", harm, wrong, months)
 		}
 		if err := s.Rebuild(t.Context()); err != nil {
 			t.Fatalf("Rebuild: %v", err)
