@@ -69,7 +69,7 @@ func list[T ~string](all []T) string {
 
 // Errors of a Source.
 var (
-	ErrNotFound  = errors.New("no such request")
+	ErrNotFound  = errors.New("no such request: its id is in the header x-airgate-request-id of the answer")
 	ErrBadCursor = errors.New("the cursor is not one that an earlier answer gave as next")
 )
 

@@ -101,6 +101,9 @@ func (r *reader) print(ctx context.Context, t *terminal, path string, q url.Valu
 		return err
 	}
 	r.sayScope(t)
+	if r.output.text != "json" && bytes.Count(body, []byte("\n")) == 1 {
+		t.say("no records") // under the heading
+	}
 	_, err = t.out.Write(body)
 	return err
 }

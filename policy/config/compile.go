@@ -200,9 +200,23 @@ func known[T any](c *compiler, t text, what string, names map[string]T) bool {
 	}
 	guess := meant(t.v, sorted(names))
 	if guess != "" || !c.partial && !c.unread[what] {
-		c.report(t.at, "no %s %s%s", what, quote(t.v), guess)
+		c.report(t.at, "no %s %s%s", what, quote(t.v), cmp.Or(guess, some(sorted(names))))
 	}
 	return false
+}
+
+// some is ": there are …", with the first of the words.
+func some(words []string) string {
+	const most = 8
+	switch n := len(words); {
+	case n == 0:
+		return ""
+	case n == 1:
+		return ": there is " + words[0]
+	case n > most:
+		words = append(words[:most:most], "…")
+	}
+	return ": there are " + strings.Join(words, ", ")
 }
 
 // values are the words of a list, nil if it is absent.

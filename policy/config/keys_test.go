@@ -115,7 +115,8 @@ func TestAddKeyRefuses(t *testing.T) {
 		key   policy.KeyConfig
 		want  string
 	}{
-		"an unknown team": {key: policy.KeyConfig{ID: idB, Team: "serach", Secrets: keyOf(idB, "").Secrets}, want: `D/keys.yaml:4:30: no team "serach": did you mean search?`},
+		"an unknown team":  {key: policy.KeyConfig{ID: idB, Team: "serach", Secrets: keyOf(idB, "").Secrets}, want: `D/keys.yaml:4:30: no team "serach": did you mean search?`},
+		"a team like none": {key: policy.KeyConfig{ID: idB, Team: "nobody", Secrets: keyOf(idB, "").Secrets}, want: `D/keys.yaml:4:30: no team "nobody": there is search`},
 		"a name twice": {
 			files: map[string]string{"more.yaml": "apiVersion: airgate/v1\nkeys:\n" + FormatKey(keyOf(idA, "b"))},
 			key:   keyOf(idB, "b"), want: `D/more.yaml:3:42: key "b" exists already: D/keys.yaml:4`,

@@ -340,3 +340,17 @@ func TestJSONSchema(t *testing.T) {
 		}
 	}
 }
+
+func TestSomeNamesAreTold(t *testing.T) {
+	for want, words := range map[string]string{
+		"":                                   "",
+		": there is a":                       "a",
+		": there are a, b":                   "a b",
+		": there are 1, 2, 3, 4, 5, 6, 7, 8": "1 2 3 4 5 6 7 8",
+		": there are 1, 2, 3, 4, 5, 6, 7, 8, …": "1 2 3 4 5 6 7 8 9",
+	} {
+		if got := some(strings.Fields(words)); got != want {
+			t.Errorf("some(%s) = %q, want %q", words, got, want)
+		}
+	}
+}

@@ -269,10 +269,10 @@ func TestUsage(t *testing.T) {
 		"zone=Mars":                        "zone: want an IANA time zone",
 		"period=fortnight":                 "period: \"fortnight\": want day, week, month",
 		"period=month&from=2026-11-01":     "period: it has its own bounds",
-		"last=true":                        "last: want a period",
+		"last=true":                        "last: want a period too",
 		"last=yes&period=day":              "last: want true or false",
-		"compare=true":                     "compare: want a period, or a from",
-		"compare=true&to=2026-11-01":       "compare: want a period, or a from",
+		"compare=true":                     "compare: want a period too, such as --period month, or --from",
+		"compare=true&to=2026-11-01":       "compare: want a period too, such as --period month, or --from",
 		"by=day&period=month&compare=true": "compare: a report by day cannot be compared",
 	} {
 		wantFault(t, ask(h, http.MethodGet, "/api/v1/usage?"+query), http.StatusBadRequest, "bad_request", part)

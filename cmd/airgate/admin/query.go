@@ -57,9 +57,9 @@ func ParseUsage(q url.Values, now time.Time) (u Usage, err error) {
 		}
 		u.Span, u.Before = periods(kind, zone, now, last)
 	case last:
-		return u, errors.New("last: want a period, such as month")
+		return u, errors.New("last: want a period too, such as --period month")
 	case compare && u.Span.From.IsZero():
-		return u, errors.New("compare: want a period, or a from")
+		return u, errors.New("compare: want a period too, such as --period month, or --from")
 	case compare:
 		if u.Span.To.IsZero() {
 			u.Span.To = now
