@@ -195,11 +195,17 @@ func TestLostDatabase(t *testing.T) {
 		said.Reset()
 		g = open(t, o)
 		denials(t, g, 1)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) { // shipping may not have begun
+			if _, body := ask("http://"+g.adminDoor.addr.String()+"/metrics", ""); strings.Contains(body, `airgate_sink_missing_records{sink="local"} 4`) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("%s: the metrics do not have 4 missing records", when)
+				break
+			}
+		}
 		if err := g.journal.Shipped(t.Context()); err != nil {
 			t.Fatal(err)
-		}
-		if _, body := ask("http://"+g.adminDoor.addr.String()+"/metrics", ""); !strings.Contains(body, `airgate_sink_missing_records{sink="local"} 4`) {
-			t.Errorf("%s: the metrics do not have 4 missing records", when)
 		}
 		shut(t, g)
 		for _, want := range []string{"level=ERROR", "restore the database", "airgate audit verify", "Keep the one that is there", "records 1 to 4 of " + first} {
