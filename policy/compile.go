@@ -23,6 +23,7 @@ type Policy struct {
 	entries        []*ModelEntry             // by name; ModelEntry.index is the place
 	purposes       map[string]*PurposeConfig // the registry; empty = none
 	defaultPurpose string                    // of the registry
+	blocks         []*rule
 	enforced       []*rule
 	shadowed       []*rule
 	shadow         bool
@@ -43,6 +44,7 @@ func Compile(c Config) (*Policy, error) {
 	b.compileModels()
 	b.compileTeams()
 	b.compileKeys()
+	b.compileBlocks()
 	if err := b.compileRules(); err != nil {
 		return nil, fmt.Errorf("compile rules: %w", err)
 	}

@@ -284,6 +284,16 @@ func TestCompileRefuses(t *testing.T) {
 			},
 			[]string{"rules.yaml:7:5: rules[a].when:2:7: undefined field 'nam': there are team.name, team.path, team.owner, team.costCenter, team.tags"},
 		},
+		"a block of nothing, and one of two": {
+			func(c *policy.Config) {
+				c.Blocks = []policy.Block{{Name: "a", Reason: "no"}, {Name: "b", Team: "search", Model: "gpt-5.5", Reason: "no"}, {Name: "c", Team: "search"}}
+			},
+			[]string{
+				"blocks[a]: needs a name, a reason, and one of team, key, model and provider",
+				"blocks[b]: needs a name, a reason, and one of team, key, model and provider",
+				"blocks[c]: needs a name, a reason, and one of team, key, model and provider",
+			},
+		},
 		"everything that is wrong, at once": {
 			func(c *policy.Config) {
 				c.Teams[2].Models = []string{"gpt-6"}

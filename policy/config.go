@@ -17,8 +17,10 @@ type Config struct {
 	Models []ModelEntry
 	Keys   []KeyConfig
 	Rules  []RuleConfig
+	Blocks []Block
 	// Shadow lets every call go on that only models, purposes or rules would
-	// refuse, and says so in Decision.WouldDeny. Keys and routes stay enforced.
+	// refuse, and says so in Decision.WouldDeny. Keys, routes and blocks stay
+	// enforced.
 	Shadow bool
 }
 
@@ -92,7 +94,7 @@ type Set struct {
 // configuration spells it: rules, "eu-only", when. Line and Column count from 1
 // inside a rule's expression and are 0 elsewhere.
 type Problem struct {
-	Section string // "teams", "purposes", "models", "keys" or "rules"
+	Section string // "teams", "purposes", "models", "keys", "rules" or "blocks"
 	Name    string // of the entry; a key's id
 	Field   string // as spelled in YAML; "" = the entry itself
 	Line    int

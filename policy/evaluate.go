@@ -3,10 +3,11 @@ package policy
 import "math/bits"
 
 // Evaluate decides r and writes the answer to d, whose WouldDeny array it
-// reuses. The checks are, in this order, the model, the purpose and the rules;
-// the first that refuses is the answer. Allow-lists and rules look at the
-// canonical model of each target: a refused target leaves the plan, and a call
-// is refused when none is left.
+// reuses. The checks are, in this order, blocks of the caller, the model, blocks
+// of its targets, the purpose and the rules; the first that refuses is the
+// answer. Allow-lists, blocks and rules look at the canonical model of each
+// target: a refused target leaves the plan, and a call is refused when none is
+// left.
 //
 // A key that p did not make is KeyUnknown. Nothing is allocated for an allowed
 // call unless a rule needs CEL's runtime.
@@ -23,6 +24,7 @@ type walk struct {
 	r       *Request
 	d       *Decision
 	entry   *ModelEntry // once the model is known in this dialect
+	blocked uint64      // targets of it
 	explain bool
 	steps   []Step
 }
@@ -34,10 +36,17 @@ func (w *walk) walk() {
 	}
 	w.d.Owner = w.r.Key.Team.Owner
 	code := w.decidePurpose() // told in the denials of models, too
-
+	if !w.checkCaller() {
+		return
+	}
 	plan, ok := w.checkModel()
 	if !ok {
 		return
+	}
+	if w.entry != nil {
+		if plan, ok = w.checkTargets(plan); !ok {
+			return
+		}
 	}
 	if code != OK {
 		if w.refuse(Step{Check: CheckPurpose, Code: code}, nil, nil) {
@@ -190,6 +199,9 @@ func (w *walk) hits(u *rule, s *subject, plan uint64) (hit uint64, failure error
 func (w *walk) route(s *subject, plan uint64) {
 	if w.p.shadow {
 		plan = w.entry.all
+		if free := plan &^ w.blocked; free != 0 { // else Explain, beyond a refusal
+			plan = free
+		}
 	}
 	s.target = &w.entry.Targets[pick(w.entry, plan, w.r.Pick)]
 	w.d.Target = *s.target
@@ -232,7 +244,7 @@ func pick(e *ModelEntry, plan uint64, x float64) int {
 // refuse gives the answer, or in shadow notes what it would be. It says whether
 // the walk ends.
 func (w *walk) refuse(s Step, u *rule, failure error) (end bool) {
-	if w.p.shadow && s.Code.softens() {
+	if w.p.shadow && s.Code.softens() && (u == nil || u.block == nil) {
 		w.wouldRefuse(s, u, failure)
 		return false
 	}

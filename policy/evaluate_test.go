@@ -516,6 +516,7 @@ func TestCodesHaveTheTextsOfTheDesign(t *testing.T) {
 // typical has rules as one finds them, all of the lowered subset.
 func typical(t testing.TB) (*policy.Policy, policy.Request) {
 	c := world(t)
+	c.Blocks = []policy.Block{{Name: "block/team/ads", Team: "ads", Reason: "no"}, {Name: "block/model/gpt-5.4-nano", Model: "gpt-5.4-nano", Reason: "no"}}
 	c.Rules = []policy.RuleConfig{
 		rule("eu-only", `team.tags.region == "us" && provider.tags.region != "us"`, "no"),
 		rule("big", `bodyBytes > 1000000 && !(purpose in ["batch", "support-chat"])`, "no"),
@@ -537,10 +538,12 @@ func TestEvaluateAllocatesNothing(t *testing.T) {
 	denied := call("gpt-5.5")
 	denied.Key, denied.Purpose = sp.Key("search-prod"), "batch"
 
-	var d policy.Decision
+	var d, early policy.Decision
+	var blocked bool
 	for name, f := range map[string]func(){
 		"allowed, with a shadowed denial": func() { p.Evaluate(&r, &d) },
 		"in shadow, with denials":         func() { sp.Evaluate(&denied, &d) },
+		"asked early for blocks":          func() { p.Evaluate(&r, &d); blocked = p.Blocked(r.Key, &early) },
 	} {
 		if n := testing.AllocsPerRun(100, f); n != 0 {
 			t.Errorf("%s: Evaluate allocates %v times, want 0", name, n)
@@ -548,6 +551,9 @@ func TestEvaluateAllocatesNothing(t *testing.T) {
 		if d.Code != policy.OK || len(d.WouldDeny) == 0 {
 			t.Errorf("%s: Evaluate() = %+v, want an allowed call with notes", name, d)
 		}
+	}
+	if blocked {
+		t.Errorf("Blocked() = %+v, want not", early)
 	}
 }
 

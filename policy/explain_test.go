@@ -102,6 +102,25 @@ rule small: pass: does not apply
 rule tiny: pass: in shadow: would set maxOutputTokens to 1 at most
 `,
 		},
+		"blocks come first, and hold in shadow": {
+			"ml", func(c *policy.Config) {
+				c.Shadow, c.Rules = true, nil
+				c.Blocks = []policy.Block{
+					{Name: "block/team/free", Team: "free", Reason: "F"},
+					{Name: "block/team/search", Team: "search", Reason: "S"},
+					{Name: "block/model/gpt-5.4-mini", Model: "gpt-5.4-mini", Reason: "M"},
+				}
+			},
+			call("smart"), `
+key: pass: key ID "ml" of team search/search-ml
+rule block/team/free: pass: does not apply
+rule block/team/search: refuse rule_denied: S
+model: pass: "smart" is model smart
+rule block/model/gpt-5.4-mini gpt-5.4-mini: drop: M
+purpose: pass: "eval", from the header
+route gpt-5.4-nano: pass: gpt-5.4-nano at provider openai-eu, one of 1
+`,
+		},
 		"which level took a target out, and where no purpose is needed": {
 			"ml", func(c *policy.Config) {
 				noRegistry(c)

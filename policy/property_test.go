@@ -110,7 +110,9 @@ func TestEvaluateAgreesWithExplain(t *testing.T) {
 	keys := genKeys(t)
 	codes := map[policy.Code]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		p := mustCompile(t, genConfig(t, keys))
+		c := genConfig(t, keys)
+		c.Blocks = genBlocks(t)
+		p := mustCompile(t, c)
 		r := genRequest(t, p)
 		var got policy.Decision
 		p.Evaluate(&r, &got)
@@ -151,6 +153,77 @@ func TestEvaluateAgreesWithExplain(t *testing.T) {
 	})
 	if codes[policy.OK] == 0 || len(codes) < 4 {
 		t.Errorf("calls came out %v, want more kinds", codes)
+	}
+}
+
+// genBlocks are some of what an operator can block.
+func genBlocks(t *rapid.T) []policy.Block {
+	return rapid.SliceOfN(rapid.SampledFrom([]policy.Block{
+		{Name: "block/team/mid", Team: "mid", Reason: "team"},
+		{Name: "block/model/gpt-5.4-mini", Model: "gpt-5.4-mini", Reason: "mini"},
+		{Name: "block/model/gpt-5.5", Model: "gpt-5.5", Reason: "five"},
+		{Name: "block/provider/openai", Provider: "openai", Reason: "provider"},
+		{Name: "block/provider/openai-eu", Provider: "openai-eu", Reason: "provider"},
+	}), 0, 3).Draw(t, "blocks")
+}
+
+// No call of a blocked team, and none to a blocked model or provider, is ever
+// allowed, in shadow neither; and blocks only narrow: without them the same call
+// is refused for the same reason, or allowed.
+func TestBlocks(t *testing.T) {
+	keys := genKeys(t)
+	blocked, moved := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		c := genConfig(t, keys)
+		free := mustCompile(t, c)
+		c.Blocks = genBlocks(t)
+		p := mustCompile(t, c)
+		for range 10 { // few calls go elsewhere for a block
+			r := genRequest(t, p)
+			var got, want policy.Decision
+			p.Evaluate(&r, &got)
+			early := p.Blocked(r.Key, &want)
+			if team := slices.ContainsFunc(c.Blocks, func(b policy.Block) bool { return slices.Contains(r.Key.Team.Lineage, b.Team) }); early != team {
+				t.Fatalf("Blocked() = %t, want %t", early, team)
+			}
+			if early && (got.Code != want.Code || got.Rule != want.Rule || got.Reason != want.Reason || got.Owner != want.Owner) {
+				t.Fatalf("Evaluate() = %+v, want what Blocked said: %+v", got, want)
+			}
+			r.Key = free.Key(r.Key.ID)
+			free.Evaluate(&r, &want)
+			switch {
+			case got.Code == policy.OK:
+				for _, b := range c.Blocks {
+					if got.Target.Model == b.Model || got.Target.Provider == b.Provider {
+						t.Fatalf("Evaluate() allows a call to %s at %s in spite of %+v", got.Target.Model, got.Target.Provider, b)
+					}
+				}
+				if want.Code != policy.OK {
+					t.Fatalf("Evaluate() allows with blocks what it refuses without them: %v", want.Code)
+				}
+				if got.Target.Model != want.Target.Model {
+					moved++
+				}
+			case strings.HasPrefix(got.Rule, "block/"):
+				blocked++
+				if got.Code != policy.RuleDenied || got.Reason == "" {
+					t.Fatalf("Evaluate() = %+v, want rule_denied and the block's reason", got)
+				}
+				if early {
+					break
+				}
+				if free := slices.ContainsFunc(got.Model.Targets, func(t policy.Target) bool {
+					return !slices.ContainsFunc(c.Blocks, func(b policy.Block) bool { return b.Model == t.Model || b.Provider == t.Provider })
+				}); c.Shadow && free {
+					t.Fatalf("Evaluate() refuses by %s in shadow, which narrows nothing, and not all of %s is blocked", got.Rule, got.Model.Name)
+				}
+			case got.Code != want.Code && got.Code != policy.RuleDenied:
+				t.Fatalf("Evaluate() = %v %s with blocks, %v without", got.Code, got.Reason, want.Code)
+			}
+		}
+	})
+	if blocked == 0 || moved == 0 {
+		t.Errorf("%d calls were blocked and %d went elsewhere, want some of both", blocked, moved)
 	}
 }
 

@@ -28,11 +28,12 @@ const (
 // rule is a compiled RuleConfig. Exactly one of fast and slow is set.
 type rule struct {
 	name  string
-	would string // "rule:NAME", as Decision.WouldDeny has it
+	would string // "rule:NAME", as Decision.WouldDeny has it; "" of a block
 	deny  string
 	set   Set
 	fast  *expr
 	slow  cel.Program
+	block *Block // in place of a condition; nil = a rule of the configuration
 }
 
 var errNotBool = errors.New("not a bool")
