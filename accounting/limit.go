@@ -111,8 +111,9 @@ func parseWindowKind(text string) (WindowKind, bool) {
 	return WindowKind(max(i, 0)), i > 0 // i is at most Total
 }
 
-// Override gives some subjects another amount. The most specific For of those
-// that are not over wins; of two for the same, the one that ends sooner.
+// Override gives some subjects another amount; with an empty For, all of them.
+// The most specific For of those that are not over wins; of two for the same,
+// the one that ends sooner.
 type Override struct {
 	For    Match
 	Amount int64

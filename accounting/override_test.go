@@ -27,6 +27,8 @@ func TestOverrideUntil(t *testing.T) {
 		"then the team's":                {[]accounting.Override{override(accounting.Match{Team: []string{"t"}}, 60, time.Time{}), override(key, 80, end)}, 80, 60},
 		"then the key's own for good":    {[]accounting.Override{override(key, 70, time.Time{}), override(key, 80, end)}, 80, 70},
 		"of two, the one that ends soon": {[]accounting.Override{override(key, 90, end.Add(time.Hour)), override(key, 80, end)}, 80, 90},
+		"everyone's":                     {[]accounting.Override{override(accounting.Match{}, 80, end)}, 80, 50},
+		"everyone's is not the key's":    {[]accounting.Override{override(accounting.Match{}, 80, end), override(key, 60, time.Time{})}, 60, 60},
 		"the team's is over, not the key's": {
 			[]accounting.Override{override(accounting.Match{Team: []string{"t"}}, 60, end), override(key, 80, time.Time{})}, 80, 80,
 		},
@@ -57,6 +59,31 @@ func TestOverrideUntil(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestOverrideForEveryone: it is for the accounts that share one, too, and for
+// a budget that has only one.
+func TestOverrideForEveryone(t *testing.T) {
+	for name, each := range map[string][]accounting.Dimension{"shared": {accounting.User}, "one": nil} {
+		l := newLedger(t)
+		table := apply(t, l, accounting.Limit{
+			Name: "b", Resource: accounting.USD, Each: each, Amount: cents(50), Window: accounting.Day, MaxAccounts: 1,
+			Overrides: []accounting.Override{{Amount: cents(80), Until: noon.Add(time.Hour)}},
+		})
+		var h accounting.Hold
+		for _, user := range []string{"a", "b"} {
+			mustAdmit(t, l, &h, table, &accounting.Subject{User: user}, accounting.Need{USD: usd(1)}, noon)
+			l.Settle(&h, 0, 0, noon)
+		}
+		for _, b := range l.Budgets(noon) {
+			if b.Limit != usd(80) || len(b.Overrides) != 1 {
+				t.Errorf("%s: Budgets = %+v, want a limit of %v by the override", name, b, usd(80))
+			}
+		}
+		if room, _ := l.Room(table, &accounting.Subject{User: "b"}, noon.Add(time.Hour)); room != usd(50) {
+			t.Errorf("%s: Room at its end = %v, want %v", name, room, usd(50))
+		}
 	}
 }
 

@@ -331,16 +331,22 @@ func (l *Limit) check() error {
 
 // termsOf returns what the limit gives s on account a at now.
 func (m *member) termsOf(a *account, s *Subject, now int64) *terms {
-	if len(m.overrides) == 0 || a.other {
+	if len(m.overrides) == 0 {
 		return &m.base
 	}
 	var buf [8]int32
 	for _, i := range m.index.appendMatching(buf[:0], s) {
-		if o := &m.overrides[i]; now < o.until {
-			return o
+		if m.holds(i, a, now) {
+			return &m.overrides[i]
 		}
 	}
 	return &m.base
+}
+
+// holds says whether an override that matches a subject is for its account a,
+// and not over. What is for some is not for the account that others share.
+func (m *member) holds(i int32, a *account, now int64) bool {
+	return now < m.overrides[i].until && (!a.other || len(m.index.matchers[i]) == 0)
 }
 
 // known is the subject of the account's last call, or of its text, completed by
@@ -360,13 +366,13 @@ func (t *Table) known(a *account) Subject {
 // overridesOf returns the overrides that are for s on account a and not over, the
 // one that holds first.
 func (m *member) overridesOf(a *account, s *Subject, now int64) []Override {
-	if len(m.overrides) == 0 || a.other {
+	if len(m.overrides) == 0 {
 		return nil
 	}
 	var of []Override
 	for _, i := range m.index.appendMatching(nil, s) {
-		if o := &m.overrides[i]; now < o.until {
-			of = append(of, *o.override)
+		if m.holds(i, a, now) {
+			of = append(of, *m.overrides[i].override)
 		}
 	}
 	return of

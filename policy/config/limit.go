@@ -137,8 +137,8 @@ func (c *compiler) budget(b *budget) accounting.Limit {
 		}
 		c.overridable(o, b.Each)
 		same := a.For.String() + a.Until.String()
-		if before, dup := first[same]; dup && o.For.good() && !o.Until.refused {
-			c.report(o.For.at, "there is an override for the same already: %s; one of them needs another until", before.where())
+		if before, dup := first[same]; dup && !o.For.refused && !o.Until.refused {
+			c.report(o.For.or(o.at), "there is an override for the same already: %s; one of them needs another until", before.where())
 		}
 		first[same] = o.at
 		if !a.Until.IsZero() && !a.Until.After(c.now) {
@@ -200,7 +200,7 @@ func (o *outage) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
 // overridable checks that an override names accounts: only what tells a
 // budget's accounts apart, or follows from it, can give one another amount.
 func (c *compiler) overridable(o *override, each many[choice]) {
-	if !o.For.good() {
+	if o.For.refused {
 		return // told
 	}
 	by := make(map[string]bool)
@@ -224,8 +224,11 @@ func (c *compiler) overridable(o *override, each many[choice]) {
 			c.report(d.at, "this budget has no account of its own for each %s: add %s to its each, or make another budget", d.name, strings.TrimSuffix(d.name, "s"))
 		}
 	}
-	if f.empty() {
-		c.report(f.at, "for is empty: name those whose amount it is, or change usd")
+	switch {
+	case f.given() && f.empty():
+		c.report(f.at, "for is empty: name those whose amount it is, or leave it out and say until when it is everyone's")
+	case !f.given() && !o.Until.given():
+		c.report(o.at, "for is missing: name those whose amount it is, or say until when it is everyone's; for good, change usd")
 	}
 }
 

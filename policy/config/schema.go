@@ -233,7 +233,7 @@ type clampOutput struct {
 
 type override struct {
 	at
-	For    match   `config:"for,required" doc:"Those of the budget's calls that it holds for."`
+	For    match   `config:"for" doc:"Those of the budget's calls that it holds for; all if absent, and then it has an until."`
 	USD    dollars `config:"usd,required" doc:"Their bound."`
 	By     text    `config:"by" doc:"Who agreed to it."`
 	Reason text    `config:"reason" doc:"Why."`
