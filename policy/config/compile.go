@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"airgate/accounting"
 	"airgate/accounting/journal"
 )
 
@@ -33,20 +34,27 @@ type compiler struct {
 	rules     map[string]*rule     // :: name → rule
 	unread    map[string]bool      // :: what → its section was refused, so any name may be right
 	snapshot  *Snapshot
+
+	laid        []Laid
+	raises      map[string]*accounting.Override // :: budget → what the overlay gives everyone
+	revocations map[string]time.Time            // :: key id → when the overlay ended it
 }
 
 // spot names a field as package policy does. field "" is the entry itself.
 type spot struct{ section, name, field string }
 
-// compile makes a Snapshot of s. Only if problems stays empty is it whole.
-func compile(s *sections, now time.Time, problems *Problems) *Snapshot {
+// compile makes a Snapshot of s and what is laid over it. Only if problems stays
+// empty is it whole.
+func compile(s *sections, now time.Time, over layer, problems *Problems) *Snapshot {
 	c := newCompiler(s, now, problems)
 	c.names()
+	c.lay(over)
 	c.settings()
 	c.compileProviders()
 	c.compilePrices()
 	c.compilePolicy()
 	c.compileLimits()
+	c.snapshot.Laid = c.laid
 	c.snapshot.terms = c.terms
 	c.snapshot.Warnings, c.snapshot.Later = c.warnings.sorted(), c.later.sorted()
 	return c.snapshot
@@ -62,6 +70,7 @@ func newCompiler(s *sections, now time.Time, problems *Problems) *compiler {
 		unread: map[string]bool{
 			"provider": s.Providers.refused, "model": s.Models.refused, "team": s.Teams.refused, "purpose": s.Purposes.refused,
 		},
+		raises: make(map[string]*accounting.Override), revocations: make(map[string]time.Time),
 		snapshot: &Snapshot{
 			Loaded:             now,
 			MaxBodyBytes:       cmp.Or(s.MaxBodyBytes.v, DefaultMaxBodyBytes),
@@ -162,6 +171,7 @@ func (c *compiler) names() {
 // settings compiles what has no names in it.
 func (c *compiler) settings() {
 	snap := c.snapshot
+	snap.OverlayFile = c.Overlay.File.v
 	snap.Quota = c.quota(&c.Quota)
 	if c.Journal.Durability.v == "process" {
 		snap.Journal.Durability = journal.Process

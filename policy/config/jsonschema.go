@@ -62,6 +62,8 @@ func bareSchema(t reflect.Type, tag reflect.StructTag) map[string]any {
 		return map[string]any{"type": "integer", "minimum": bound(tag, "min", 1), "maximum": bound(tag, "max", maxCount)}
 	case *dollars, *price:
 		return map[string]any{"type": []string{"number", "string"}, "minimum": 0, "pattern": `^[0-9]+(\.[0-9]{1,9})?$`}
+	case *allowance:
+		return map[string]any{"type": []string{"number", "string"}, "minimum": 0, "pattern": `^([1-9][0-9]{0,3}%|[0-9]+(\.[0-9]{1,9})?)$`}
 	case *rate:
 		return word(`^[1-9][0-9]*/(s|min|h|day)$`)
 	case *instant:

@@ -145,6 +145,13 @@ func (c *compiler) budget(b *budget) accounting.Limit {
 			c.warn(o.Until.at, "this override is over since %s: remove it", a.Until.Format(time.RFC3339))
 		}
 	}
+	if raise := c.raises[b.Name.v]; raise != nil {
+		// Of two for everyone the one that ends sooner would hold, and it is lower.
+		out.Overrides = slices.DeleteFunc(out.Overrides, func(o accounting.Override) bool {
+			return o.For.String() == raise.For.String() && !o.Until.After(raise.Until)
+		})
+		out.Overrides = append(out.Overrides, *raise)
+	}
 	return out
 }
 

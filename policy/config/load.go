@@ -186,7 +186,7 @@ func readFile(path, base, name string) (file, error) {
 // with them.
 func (fs fileSet) compile(now time.Time) (*Snapshot, error) {
 	all, kinds, problems := fs.decode()
-	snapshot := compile(all, now, &problems)
+	snapshot := compile(all, now, layer{}, &problems)
 	if len(problems) > 0 {
 		return nil, problems.sorted()
 	}

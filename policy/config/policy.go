@@ -10,7 +10,7 @@ import (
 
 // compilePolicy hands teams, purposes, models, keys and rules to package policy.
 func (c *compiler) compilePolicy() {
-	p := policy.Config{Shadow: c.snapshot.Shadow}
+	p := policy.Config{Shadow: c.snapshot.Shadow, Blocks: c.blocks()}
 	for i := range c.Purposes.entries {
 		e := &c.Purposes.entries[i]
 		c.places[spot{"purposes", e.name.v, ""}] = e.name.at
@@ -212,7 +212,11 @@ func (c *compiler) key(k *key) policy.KeyConfig {
 			c.told[in("secrets")] = true
 		}
 	}
-	return keyConfig(k)
+	out := keyConfig(k)
+	if revoked := c.revocations[k.ID.v]; !revoked.IsZero() && (out.Revoked.IsZero() || revoked.Before(out.Revoked)) {
+		out.Revoked = revoked
+	}
+	return out
 }
 
 func keyConfig(k *key) policy.KeyConfig {

@@ -180,6 +180,9 @@ func succeeds(old, next *Snapshot) error {
 			tell(&problems, at{}, "kind %s was there and has vanished: restore its file, or restart airgate to go on without it", k)
 		}
 	}
+	if old.OverlayFile != next.OverlayFile {
+		tell(&problems, at{}, "overlay.file changed: restart airgate, or change it back")
+	}
 	if old.Quota != next.Quota || old.Journal != next.Journal || !slices.Equal(old.Sinks, next.Sinks) {
 		tell(&problems, at{}, "quota, journal or sinks changed: restart airgate, or change them back")
 	}

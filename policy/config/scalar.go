@@ -290,6 +290,58 @@ func (u *dollars) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
 	}
 }
 
+// allowance is how far an amount may be passed: a share of it such as 50%, or
+// so many USD.
+type allowance struct {
+	at
+	percent int64
+	usd     money.NanoUSD
+}
+
+func (a *allowance) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
+	const want, most = "a share such as 50% or an amount of USD such as 200", 1_000
+	v, ok := d.source(n, want)
+	if !ok {
+		return
+	}
+	if share, isShare := strings.CutSuffix(v, "%"); isShare {
+		i, ok := digits(share)
+		if !ok || i < 1 || i > most {
+			d.report(n, "%s is not a share: write 1%% to %d%%, in whole per cent", quote(v), most)
+			return
+		}
+		a.at, a.percent = d.at(n), i
+		return
+	}
+	amount, err := money.ParseUSD(v)
+	if err != nil || amount <= 0 || amount > maxBudgetUSD {
+		d.report(n, "%s is not how far a budget may be raised: write %s", quote(v), want)
+		return
+	}
+	a.at, a.usd = d.at(n), amount
+}
+
+// over is the most that an amount may become.
+func (a *allowance) over(amount money.NanoUSD) money.NanoUSD {
+	more := a.usd
+	if a.percent > 0 {
+		share, rest := amount/100, amount%100
+		if share > maxBudgetUSD/money.NanoUSD(a.percent) {
+			return maxBudgetUSD
+		}
+		more = share*money.NanoUSD(a.percent) + rest*money.NanoUSD(a.percent)/100
+	}
+	return min(amount, maxBudgetUSD) + min(more, maxBudgetUSD-min(amount, maxBudgetUSD))
+}
+
+// view is the allowance as the file spells it.
+func (a *allowance) view() any {
+	if a.percent > 0 {
+		return strconv.FormatInt(a.percent, 10) + "%"
+	}
+	return a.usd
+}
+
 // innermost is the first sentinel at the bottom of err: the layers above repeat
 // what the problem has said already.
 func innermost(err error) error {

@@ -45,8 +45,8 @@ type platformSections struct {
 	Enforcement        choice         `config:"enforcement" oneof:"enforce shadow" doc:"shadow decides and records would_deny, and refuses only for keys and routes."`
 	MaxBodyBytes       count          `config:"maxBodyBytes" min:"1024" max:"1073741824" doc:"Largest request body, inclusive."`
 	MaxTokensPerSecond count          `config:"maxTokensPerSecond" max:"1000000" doc:"The most a provider generates in a second, for answers that end without usage."`
+	Overlay            overlaySection `config:"overlay" doc:"What operators may lay over the files for a while."`
 	Privacy            anything       `config:"privacy,later"`
-	Overlay            anything       `config:"overlay,later"`
 	Console            anything       `config:"console,later"`
 	Telemetry          anything       `config:"telemetry,later"`
 	ClampOutput        anything       `config:"clampOutput,later"`
@@ -121,6 +121,12 @@ type sink struct {
 	Name label  `config:"name,required" doc:"For metrics and checkpoints."`
 	Type choice `config:"type,required" oneof:"sqlite" later:"postgres kafka" doc:"What it is."`
 	Path text   `config:"path,required" doc:"Of the database; relative to the data directory unless absolute."`
+}
+
+type overlaySection struct {
+	at
+	MaxRaise allowance `config:"maxRaise" doc:"How far a budget may be raised beyond its usd: a share of it, or USD; not at all if absent."`
+	File     text      `config:"file" doc:"Where the entries are that the airgates of this machine share; relative to the data directory unless absolute, overlay.jsonl if absent."`
 }
 
 type policySections struct {

@@ -59,6 +59,13 @@ type Snapshot struct {
 	AllowUnbudgeted bool // a call that no enforced budget covers passes
 	AllowUnpriced   bool // a call of a model without a price passes, recorded as unpriced
 
+	// OverlayFile is where the overlay of this machine is; relative to the data
+	// directory unless absolute, "" = where it usually is.
+	OverlayFile string
+	// Laid is the overlay that this is compiled with, sorted by id; nil in what
+	// Load returns.
+	Laid []Laid
+
 	Quota    Quota
 	Journal  Journal
 	Sinks    []Sink // sorted by name; none = the journal alone keeps the records
@@ -67,7 +74,7 @@ type Snapshot struct {
 
 	terms    map[string]terms // :: canonical model name → what a call of it costs at most
 	index    map[string]int   // :: provider name → place in Providers
-	sections *sections        // what it was compiled from, for View
+	sections *sections        // what it was compiled from, for View and With
 }
 
 // Provider is how a provider is reached. Package envoy/xds turns it into

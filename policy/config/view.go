@@ -19,8 +19,9 @@ type View struct {
 	Sources  []string             `json:"sources"`
 	Kinds    []Kind               `json:"kinds"`
 	Warnings []Problem            `json:"warnings"`
-	Config   map[string]any       `json:"config"` // fields named as in the files; absent ones are absent
-	Models   map[string]ModelView `json:"models"` // the canonical ones
+	Config   map[string]any       `json:"config"`  // fields named as in the files; absent ones are absent
+	Models   map[string]ModelView `json:"models"`  // the canonical ones
+	Overlay  []LaidView           `json:"overlay"` // what is laid over Config, which is the files' alone
 }
 
 // ModelView is what a call of a model costs at most, as of the loading.
@@ -39,7 +40,10 @@ func (s *Snapshot) View() View {
 	v := View{
 		Hash: s.Hash, Loaded: s.Loaded, Sources: s.Sources, Kinds: s.Kinds, Warnings: s.Warnings,
 		Config: fieldsView(reflect.ValueOf(s.sections).Elem()),
-		Models: make(map[string]ModelView, len(s.terms)),
+		Models: make(map[string]ModelView, len(s.terms)), Overlay: []LaidView{},
+	}
+	for i := range s.Laid {
+		v.Overlay = append(v.Overlay, s.Laid[i].View())
 	}
 	for i := range s.sections.Models.entries {
 		e := &s.sections.Models.entries[i]
