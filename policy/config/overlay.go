@@ -87,6 +87,24 @@ func (s *Snapshot) Ended(id string, now time.Time) bool {
 	return true
 }
 
+// lies says whether exactly these entries, which hold at now, are laid over s,
+// each with what becomes of it then.
+func (s *Snapshot) lies(entries []overlay.Entry, now time.Time) bool {
+	if !slices.EqualFunc(s.Laid, entries, func(l Laid, e overlay.Entry) bool { return l.Entry == e }) {
+		return false
+	}
+	if !slices.ContainsFunc(s.Laid, func(l Laid) bool { return l.State != InForce }) {
+		return true
+	}
+	all := *s.sections
+	c := newCompiler(&all, s.Loaded, new(Problems))
+	c.names()
+	return !slices.ContainsFunc(s.Laid, func(l Laid) bool { // what stood in its way may be over
+		state, _ := c.admit(l.Entry, now)
+		return state != l.State
+	})
+}
+
 // lay decides what becomes of each entry.
 func (c *compiler) lay(over layer) {
 	for _, e := range over.entries {

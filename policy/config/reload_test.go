@@ -117,20 +117,25 @@ type reloading struct {
 // start runs a Reloader until the test ends, in the bubble of the caller.
 func start(t *testing.T, path string, check func(old, next *Snapshot) error, apply func(next *Snapshot) error) *reloading {
 	t.Helper()
+	return startWith(t, path, ReloaderConfig{Check: check, Apply: apply})
+}
+
+// startWith is start with more of the config.
+func startWith(t *testing.T, path string, c ReloaderConfig) *reloading {
+	t.Helper()
 	initial, err := Load(path, time.Now())
 	if err != nil {
 		t.Fatalf("Load(%s) = %v", path, err)
 	}
 	r := &reloading{t: t, registry: prometheus.NewRegistry()}
-	r.Reloader, err = NewReloader(ReloaderConfig{
-		Path: path, Initial: initial, Check: check, Apply: apply, Registerer: r.registry,
-		Log: slog.New(slog.NewTextHandler(&r.log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}})),
-	})
+	c.Path, c.Initial, c.Registerer = path, initial, r.registry
+	c.Log = slog.New(slog.NewTextHandler(&r.log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	r.Reloader, err = NewReloader(c)
 	if err != nil {
 		t.Fatalf("NewReloader = %v", err)
 	}
