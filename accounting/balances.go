@@ -25,7 +25,7 @@ type Balances struct {
 	leads   map[string]int64         // :: window kind, zone and window → greatest passage.lead of its uses
 	ignored uint64
 
-	overrides map[overrideKey]saidOverride // that are in the config, as far as the records say
+	overrides map[overrideKey]saidOverride // that are in the config, as far as the records say; and of the overlay
 
 	// Of quota stores that others share: what writers spent that have not closed what
 	// they had there, and what was told for good of all others.
@@ -205,7 +205,8 @@ func (b *Balances) charged() map[string]money.NanoUSD {
 // checkpointVersion is the first byte of a checkpoint.
 //
 //	version u8 | latest, passed | ignored | n, n × (account, spent) | n, n × (request id, time, reserved, m, m × account) |
-//	n, n × (window, lead) | n, n × (budget, who, until, amount, detail of an override) |
+//	n, n × (window, lead) | n, n × (budget, who, until, amount, detail of an override;
+//	of an entry of the overlay "", its id, no time, 0, detail) |
 //	writer of each open intent | n, n × (writer, n, n × (account, spent)) | n, n × (account, told)
 //
 // Numbers are varints, times Unix nanoseconds, texts a length and their bytes.

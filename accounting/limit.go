@@ -120,6 +120,9 @@ type Override struct {
 	Until  time.Time // the first instant it no longer holds; zero = for good
 	By     string    // who agreed to it
 	Reason string
+	// Overlay is the id of the overlay's entry that it is, whose record is its
+	// own; "" = it stands in the configuration.
+	Overlay string
 }
 
 // OnStoreDown says what becomes of a call that needs the shared store while it

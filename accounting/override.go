@@ -19,6 +19,13 @@ const (
 	overrideGone = "override_gone" // it is no longer in the config
 )
 
+// Codes of the admin records of the overlay's entries, whose id is the record's
+// rule.
+const (
+	overlaySet  = "overlay_set"  // it holds, or holds with other words
+	overlayGone = "overlay_gone" // it no longer holds
+)
+
 // audit is what an admin record says of an override of budget l.
 func (o *Override) audit(l *Limit, now time.Time) record.Record {
 	who := o.For.String()
@@ -38,17 +45,39 @@ func (o *Override) audit(l *Limit, now time.Time) record.Record {
 	}
 }
 
-// noteOverride keeps what the records say of the overrides there are.
+// noteOverride keeps what the records say of the overrides there are, and of the
+// entries of the overlay, which belong to no budget.
 func (b *Balances) noteOverride(r *record.Record) {
-	if len(r.Limits) != 1 {
+	var l record.Limit
+	switch r.Code {
+	case overlaySet, overlayGone:
+		l.Account = r.Rule
+	case overrideSet, overrideGone:
+		if len(r.Limits) != 1 {
+			return
+		}
+		l = r.Limits[0]
+	default:
 		return
 	}
-	switch l := r.Limits[0]; r.Code {
-	case overrideSet:
+	if r.Code == overrideSet || r.Code == overlaySet {
 		b.overrides[keyOf(&l)] = saidOverride{l, r.Detail}
-	case overrideGone:
+	} else {
 		delete(b.overrides, keyOf(&l))
 	}
+}
+
+// said is what the records last said, of the overlay or of overrides.
+func (b *Balances) said(overlay bool) map[overrideKey]saidOverride {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	said := make(map[overrideKey]saidOverride)
+	for key, o := range b.overrides {
+		if (key.budget == "") == overlay {
+			said[key] = o
+		}
+	}
+	return said
 }
 
 // overrideKey tells overrides apart.
@@ -79,13 +108,14 @@ type saidOverride struct {
 // to say which overrides t has. One that is over stays in it until it is taken
 // out of the config.
 func (b *Balances) OverrideChanges(t *Table, now time.Time) []record.Record {
-	b.mu.Lock()
-	said := maps.Clone(b.overrides)
-	b.mu.Unlock()
+	said := b.said(false)
 	var changes []record.Record
 	for i := range t.rules.Limits {
 		l := &t.rules.Limits[i]
 		for j := range l.Overrides {
+			if l.Overrides[j].Overlay != "" {
+				continue
+			}
 			r := l.Overrides[j].audit(l, now)
 			key := keyOf(&r.Limits[0])
 			if said[key].detail != r.Detail {
@@ -98,6 +128,29 @@ func (b *Balances) OverrideChanges(t *Table, now time.Time) []record.Record {
 		gone := said[key]
 		changes = append(changes, record.Record{
 			Type: record.Admin, Time: now, Code: overrideGone, Detail: gone.detail, Limits: []record.Limit{gone.limit},
+		})
+	}
+	return changes
+}
+
+// OverlayChanges returns the admin records that are missing in the book for it
+// to say that exactly these entries of the overlay hold. Each is told by the
+// record that says so: its Rule is the entry's id, its Detail who, why and until
+// when. why says of another, by its id, why it no longer holds.
+func (b *Balances) OverlayChanges(holding []record.Record, why func(id string) string, now time.Time) []record.Record {
+	said := b.said(true)
+	var changes []record.Record
+	for _, r := range holding {
+		key := overrideKey{who: r.Rule}
+		if said[key].detail != r.Detail {
+			r.Type, r.Time, r.Code = record.Admin, now, overlaySet
+			changes = append(changes, r)
+		}
+		delete(said, key)
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(said), overrideKey.compare) {
+		changes = append(changes, record.Record{
+			Type: record.Admin, Time: now, Code: overlayGone, Rule: key.who, Detail: said[key].detail + "; " + why(key.who),
 		})
 	}
 	return changes

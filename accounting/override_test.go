@@ -156,3 +156,47 @@ func TestOverrideChanges(t *testing.T) {
 		b = again
 	}
 }
+
+// TestOverlayChanges: the book says which entries of the overlay hold, beside
+// the overrides and apart from them, also by way of a checkpoint.
+func TestOverlayChanges(t *testing.T) {
+	table := compile(t, accounting.Limit{
+		Name: "each-key", Resource: accounting.USD, Each: []accounting.Dimension{accounting.Key}, Amount: cents(50), Window: accounting.Day,
+		Overrides: []accounting.Override{
+			{For: accounting.Match{Key: []string{"dev"}}, Amount: cents(80)},
+			{Amount: cents(70), Until: noon, Overlay: "raise/each-key"},
+		},
+	})
+	entry := func(id, detail string) record.Record { return record.Record{Rule: id, Detail: detail, Team: "search"} }
+	b := accounting.NewBalances()
+	for _, step := range []struct {
+		why     string
+		holding []record.Record
+		want    []string
+	}{
+		{"none", nil, []string{`override_set  override of budget "each-key" for key=dev: 0.8 USD`}},
+		{"two", []record.Record{entry("raise/each-key", "a"), entry("block/team/search", "b")}, []string{"overlay_set raise/each-key a", "overlay_set block/team/search b"}},
+		{"the same", []record.Record{entry("block/team/search", "b"), entry("raise/each-key", "a")}, nil},
+		{"other words", []record.Record{entry("block/team/search", "c"), entry("raise/each-key", "a")}, []string{"overlay_set block/team/search c"}},
+		{"none again", nil, []string{"overlay_gone block/team/search c; why block/team/search", "overlay_gone raise/each-key a; why raise/each-key"}},
+		{"nothing more", nil, nil},
+	} {
+		var got []string
+		changes := append(b.OverrideChanges(table, noon), b.OverlayChanges(step.holding, func(id string) string { return "why " + id }, noon)...)
+		for _, r := range changes {
+			if r.Type != record.Admin || !r.Time.Equal(noon) {
+				t.Errorf("%s: record %+v, want one of type admin with its time", step.why, r)
+			}
+			got = append(got, r.Code+" "+r.Rule+" "+r.Detail)
+			b.Apply(&r)
+		}
+		if d := cmp.Diff(step.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", step.why, d)
+		}
+		again := accounting.NewBalances()
+		if err := again.RestoreCheckpoint(b.AppendCheckpoint(nil)); err != nil {
+			t.Fatal(err)
+		}
+		b = again
+	}
+}

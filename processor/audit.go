@@ -2,11 +2,14 @@ package processor
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"airgate/accounting"
 	"airgate/accounting/journal"
+	"airgate/accounting/record"
 	"airgate/policy/config"
+	"airgate/policy/overlay"
 )
 
 // AuditOverrides makes the book say which overrides of budgets s has: it
@@ -22,4 +25,54 @@ func AuditOverrides(j journal.Writer, b *accounting.Balances, s *config.Snapshot
 		}
 	}
 	return nil
+}
+
+// AuditOverlay makes the book say which entries of the overlay hold in s: it
+// appends an admin record for each that takes effect, and for each that is
+// removed, has ended, or does not hold with these files any more. known is what
+// is known of the overlay. It is called as AuditOverrides is.
+func AuditOverlay(j journal.Writer, b *accounting.Balances, s *config.Snapshot, known overlay.Set, now time.Time) error {
+	var holding []record.Record
+	for _, e := range s.InForce() {
+		holding = append(holding, overlayRecord(e))
+	}
+	why := func(id string) string {
+		if i := slices.IndexFunc(s.Laid, func(l config.Laid) bool { return l.Entry.ID() == id }); i >= 0 {
+			return string(s.Laid[i].State) + ": " + s.Laid[i].Why
+		}
+		if e, ok := known[id]; ok && e.Removed {
+			return "removed by " + e.By + ": " + e.Reason
+		}
+		return "it has ended"
+	}
+	for _, r := range b.OverlayChanges(holding, why, now) {
+		r.ConfigHash = s.Hash
+		if _, err := j.Append(&r); err != nil {
+			return fmt.Errorf("audit overlay: %w", err)
+		}
+	}
+	return nil
+}
+
+// overlayRecord says that an entry holds, and whom it is about.
+func overlayRecord(e overlay.Entry) record.Record {
+	r := record.Record{Rule: e.ID(), Detail: "overlay " + e.ID()}
+	switch e.Kind {
+	case overlay.Raise:
+		r.Detail += " to " + e.To.String() + " USD"
+		r.Limits = []record.Limit{{Name: e.Name, Account: "all", Resource: accounting.USD.String(), Limit: int64(e.To), Reset: e.Until}}
+	case overlay.BlockTeam:
+		r.Team = e.Name
+	case overlay.BlockModel:
+		r.Model = e.Name
+	case overlay.BlockProvider:
+		r.Provider = e.Name
+	case overlay.BlockKey, overlay.Revoke:
+		r.KeyID = e.Name
+	}
+	if !e.Until.IsZero() {
+		r.Detail += " until " + e.Until.UTC().Format(time.RFC3339)
+	}
+	r.Detail += ", by " + e.By + ": " + e.Reason
+	return r
 }

@@ -42,6 +42,9 @@ func (s *Stream) requestHeaders(e *RequestHeaders) Action {
 		}
 		return s.refuseStranger(code, e, keyWords(code))
 	}
+	if s.snap.Policy.Blocked(s.key, &s.decision) {
+		return s.refusePolicy(e.Now)
+	}
 	s.query = strings.Clone(dialect.Query(endpoint, query))
 
 	if in.word != "" {

@@ -240,3 +240,39 @@ func TestOverridesAreAudited(t *testing.T) {
 		t.Errorf("AuditOverrides while the journal fails = %v, want its error", err)
 	}
 }
+
+// The book is told of the overlay once, also over a restart, and not at all
+// where it cannot be: then the entry must not hold.
+func TestOverlayIsAudited(t *testing.T) {
+	config := restartBase + restartPrices + "overlay: {maxRaise: 100}\nbudgets: [{name: search, each: team, usd: 1, per: month}]\n"
+	e := &env{t: t}
+	e.begin(config)
+	e.overlay(`{"kind": "raise", "name": "search", "to_usd": "7", "until": "2026-11-22T12:00:00Z", "by": "kim", "reason": "INC-12"}`)
+	e.crash(config, e.now)
+	e.overlay("")
+	var codes []string
+	for _, r := range e.book.records {
+		codes = append(codes, r.Code+" "+r.Rule)
+	}
+	if d := cmp.Diff([]string{"overlay_set raise/search"}, codes); d != "" {
+		t.Errorf("records (-want +got):\n%s", d)
+	}
+	bare, err := e.snap.With(nil, e.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.book.fail = true
+	if err := processor.AuditOverlay(e.book, e.book.state, bare, e.laid, e.now); !errors.Is(err, errBook) {
+		t.Errorf("AuditOverlay while the journal fails = %v, want its error", err)
+	}
+	e.book.fail = false
+	e.now = e.now.AddDate(0, 0, 1)
+	for range 2 {
+		e.overlay("")
+	}
+	last := e.book.records[len(e.book.records)-1]
+	const want = "overlay raise/search to 7 USD until 2026-11-22T12:00:00Z, by kim: INC-12; it has ended"
+	if len(e.book.records) != 2 || last.Code != "overlay_gone" || last.Rule != "raise/search" || last.Detail != want {
+		t.Errorf("after its end the last of %d records is %+v, want one more: overlay_gone %s", len(e.book.records), last, want)
+	}
+}

@@ -20,6 +20,7 @@ import (
 	"airgate/accounting/record"
 	"airgate/policy"
 	"airgate/policy/config"
+	"airgate/policy/overlay"
 	"airgate/processor"
 )
 
@@ -37,6 +38,7 @@ import (
 //	not-durable       what was to wait for the disk cannot
 //	close             the stream ends; cause=DC,downstream_remote_disconnect gives the access-log entry
 //	budgets           every budget
+//	overlay           entries follow, one a line, made now; what is over is taken out
 //	journal fail|ok   the journal stops, or works again
 //
 // Each prints the action, then the records that were written.
@@ -59,6 +61,7 @@ type env struct {
 	waits  bool   // the last chunk, for the disk
 	sent   string // the body of the last request let go, "" = as it came
 	ids    map[string]string
+	laid   overlay.Set
 }
 
 // book is an in-memory journal.
@@ -103,6 +106,8 @@ func (e *env) run(t *testing.T, d *datadriven.TestData) string {
 		return ""
 	case "budgets":
 		return e.budgets()
+	case "overlay":
+		return e.overlay(d.Input)
 	case "headers":
 		e.stream = e.proc.Begin(e.now)
 		e.ids[e.stream.RequestID()] = fmt.Sprintf("ID%d", len(e.ids)+1)
@@ -153,6 +158,7 @@ func (e *env) begin(yaml string) {
 	e.now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	e.book = &book{state: accounting.NewBalances()}
 	e.ids = map[string]string{}
+	e.laid = overlay.Set{}
 	e.start(yaml)
 }
 
@@ -203,6 +209,37 @@ func (e *env) start(yaml string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// overlay lays entries over the config, as a reload does.
+func (e *env) overlay(lines string) string {
+	t := e.t
+	t.Helper()
+	for line := range strings.Lines(lines) {
+		entry, err := overlay.ParseDraft([]byte(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entry, err = e.snap.Admit(entry, e.now); err != nil {
+			t.Fatal(err)
+		}
+		e.laid.Add(entry)
+	}
+	next, err := e.snap.With(e.laid.Holding(e.now), e.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := processor.AuditOverrides(e.book, e.book.state, next, e.now); err != nil {
+		t.Fatal(err)
+	}
+	if err := processor.AuditOverlay(e.book, e.book.state, next, e.laid, e.now); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.ledger.Apply(next.Limits, e.now); err != nil {
+		t.Fatal(err)
+	}
+	e.snap = next
+	return e.written()
 }
 
 func (e *env) headers(text string) []processor.Header {

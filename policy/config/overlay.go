@@ -122,7 +122,7 @@ func (c *compiler) lay(over layer) {
 		}
 		switch e.Kind {
 		case overlay.Raise:
-			c.raises[e.Name] = &accounting.Override{Amount: int64(e.To), Until: e.Until, By: e.By, Reason: e.Reason}
+			c.raises[e.Name] = &accounting.Override{Amount: int64(e.To), Until: e.Until, By: e.By, Reason: e.Reason, Overlay: e.ID()}
 		case overlay.Revoke:
 			c.revocations[e.Name] = e.Made
 			if over.now.Before(e.Made) { // by a clock that is ahead of ours

@@ -110,7 +110,13 @@ airgate_config_overlay_entries{state="refused"} 0
 // and a bad one does not keep a new entry from holding.
 func TestOverlayOutlivesReloads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := startLaying(t, nil)
+		var bare atomic.Int32 // snapshots that came without what is laid over them
+		l := startLaying(t, func(next *Snapshot) error {
+			if len(next.Laid) == 0 {
+				bare.Add(1)
+			}
+			return nil
+		})
 		l.put(entryOf(overlay.Raise, "search", to("750")), time.Hour)
 		replace(t, l.config, strings.Replace(laidFile(), "usd: 500\n", "usd: 600\n", 1))
 		l.wait()
@@ -131,6 +137,9 @@ func TestOverlayOutlivesReloads(t *testing.T) {
 		l.wait()
 		if s := l.Status(); !s.Successful || s.Overlay.Redundant != 1 || s.Overlay.InForce != 0 {
 			t.Errorf("Status = %+v, want the raise redundant: the file gives more", s.Overlay)
+		}
+		if bare.Load() != 0 {
+			t.Errorf("%d snapshots were applied without the raise, want none", bare.Load())
 		}
 	})
 }
