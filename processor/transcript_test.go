@@ -220,6 +220,7 @@ func (e *env) overlay(lines string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
+		entry.Made = e.now
 		if entry, err = e.snap.Admit(entry, e.now); err != nil {
 			t.Fatal(err)
 		}

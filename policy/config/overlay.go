@@ -59,14 +59,14 @@ func (s *Snapshot) Admit(e overlay.Entry, now time.Time) (overlay.Entry, error) 
 	if i := slices.IndexFunc(c.Keys.items, func(k key) bool { return e.Name != "" && k.Name.v == e.Name }); i >= 0 && ofKey(e.Kind) {
 		e.Name = c.Keys.items[i].ID.v
 	}
+	if e.Removed {
+		return e, nil // of a team, perhaps, that is gone
+	}
 	if e.Made.IsZero() {
 		e.Made = now.UTC().Truncate(time.Millisecond)
 	}
 	if err := e.Check(); err != nil {
 		return e, err
-	}
-	if e.Removed {
-		return e, nil
 	}
 	if state, why := c.admit(e, now); state != InForce {
 		return e, fmt.Errorf("%s: %s", e.ID(), why)

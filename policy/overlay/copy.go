@@ -15,6 +15,9 @@ import (
 // could not read them.
 var ErrUnreadable = errors.New("unreadable overlay entry")
 
+// ErrNothing says that there is nothing that a removal could take back.
+var ErrNothing = errors.New("nothing to take back")
+
 // Store is where entries are for all airgates that share it. It may lose them:
 // every Copy puts again what it lacks. Its methods are safe for concurrent use,
 // by several processes too; every implementation passes overlaytest.Run.
@@ -107,17 +110,30 @@ func (p *Copy) Fault() error {
 	return p.fault
 }
 
-// Put makes e the last word on its subject, as of now, and stores it. An error
-// is a store's: e holds here then, and the store is told again at every look.
+// Put makes e the last word on its subject, as of now, and stores it. A removal
+// takes the rest of its fields from what it takes back, which is ErrNothing if
+// nothing holds. With an error of a store e holds here, and the store is told
+// again at every look: then the entry that is returned has its Made.
 func (p *Copy) Put(ctx context.Context, e Entry, now time.Time) (Entry, error) {
 	p.mu.Lock()
 	e.Made = now.UTC().Truncate(time.Millisecond)
-	if have, ok := p.set[e.ID()]; ok && !have.Made.Before(e.Made) {
+	have, ok := p.set[e.ID()]
+	if ok && !have.Made.Before(e.Made) {
 		e.Made = have.Made.Add(time.Millisecond) // by a clock that is ahead of ours
 	}
-	if err := e.Check(); err != nil {
+	var err error
+	if e.Removed && e.Kind != Revoke {
+		if !ok || !have.Holds(now) {
+			err = fmt.Errorf("%s: %w", e.ID(), ErrNothing)
+		}
+		e.To, e.Until = have.To, have.Until
+	}
+	if err == nil {
+		err = e.Check()
+	}
+	if err != nil {
 		p.mu.Unlock()
-		return e, fmt.Errorf("put overlay entry: %w", err)
+		return Entry{}, err
 	}
 	p.set.Add(e)
 	p.mu.Unlock()

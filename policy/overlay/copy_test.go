@@ -146,13 +146,18 @@ func TestCopyPutsAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		gone := old
-		gone.Removed = true
+		gone := Entry{Kind: BlockTeam, Name: "search", By: "lee", Reason: "fixed", Removed: true}
 		if gone, err = p.Put(t.Context(), gone, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		if !gone.Made.After(old.Made) {
 			t.Fatalf("two words at one instant are of %v and %v, want the second later", old.Made, gone.Made)
+		}
+		if !gone.Until.Equal(old.Until) {
+			t.Fatalf("the removal ends at %v, want %v as what it takes back", gone.Until, old.Until)
+		}
+		if _, err := p.Put(t.Context(), gone, time.Now()); !errors.Is(err, ErrNothing) {
+			t.Errorf("a second removal = %v, want %v", err, ErrNothing)
 		}
 		for name, set := range map[string]Set{"an empty store": {}, "an older word": setOf(old), "a store without the revocation": setOf(gone)} {
 			s.do(func() { s.set = set })

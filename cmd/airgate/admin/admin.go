@@ -1,7 +1,8 @@
 // Package admin is the JSON API over a running airgate, or over its data
 // directory offline. It answers: what does this airgate know. It has two doors:
-// Admin, for the loopback interface, tells everything; Ops tells metrics and
-// probes to others, and drains.
+// Admin, for the loopback interface, tells everything, and takes entries of the
+// overlay from who has the token; Ops tells metrics and probes to others, and
+// drains.
 package admin
 
 import (
@@ -20,6 +21,7 @@ import (
 	"airgate/accounting"
 	"airgate/accounting/report"
 	"airgate/policy/config"
+	"airgate/policy/overlay"
 )
 
 // Config configures an API. What a nil field would tell is answered with 503: a
@@ -33,6 +35,13 @@ type Config struct {
 	Keys     func() ([]config.ListedKey, error)
 	Gatherer prometheus.Gatherer
 	Ready    func(context.Context) error // its error is why not
+
+	// Put makes an entry of the overlay, which Snapshot has admitted, and waits
+	// until it holds here. The entry that it returns has its Made, unless nothing
+	// was made.
+	Put func(ctx context.Context, e overlay.Entry) (overlay.Entry, error)
+	// WriteToken is what a caller of a write must show. Nil refuses writes.
+	WriteToken func() (string, error)
 
 	// Drain asks Envoy to send callers elsewhere and waits until no request is
 	// open, or ctx ends; it returns how many are. Nil refuses to drain.
@@ -75,6 +84,12 @@ func (a *API) Admin() http.Handler {
 	route("/api/v1/requests/{id}", a.cfg.Source != nil, a.request)
 	route("/api/v1/denials", a.cfg.Source != nil, a.denials)
 	route("/api/v1/audit", a.cfg.Source != nil, a.audit)
+	route("/api/v1/overlay", a.cfg.Snapshot != nil, a.overlayList)
+	put := a.overlayPut
+	if a.cfg.Put == nil {
+		put = unknown
+	}
+	mux.HandleFunc("POST /api/v1/overlay", a.write(put))
 	h := others(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !loopbackHost(r.Host) {
@@ -90,11 +105,17 @@ func (a *API) Admin() http.Handler {
 // others adds errors of the API's own shape for what mux does not have.
 func others(mux *http.ServeMux) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		read := *r
-		read.Method = http.MethodGet
-		if _, pattern := mux.Handler(&read); pattern != "/" {
-			w.Header().Set("Allow", "GET, HEAD")
-			fail(w, http.StatusMethodNotAllowed, "method_not_allowed", "this API only reads: use GET")
+		var allowed []string
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+			other := *r
+			other.Method = method
+			if _, pattern := mux.Handler(&other); pattern != "/" {
+				allowed = append(allowed, method)
+			}
+		}
+		if len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			fail(w, http.StatusMethodNotAllowed, "method_not_allowed", "use "+strings.Join(allowed, " or "))
 			return
 		}
 		fail(w, http.StatusNotFound, "not_found", "no such path: "+strconv.Quote(r.URL.Path))

@@ -154,7 +154,7 @@ func TestProbes(t *testing.T) {
 // The ops door is open to others: it tells nothing about callers.
 func TestOpsTellsNoMore(t *testing.T) {
 	h := New(whole(t)).Ops()
-	for _, path := range []string{"/", "/-/config", "/-/config/status", "/api/v1/usage", "/api/v1/budgets", "/api/v1/keys", "/api/v1/requests", "/api/v1/denials", "/api/v1/audit"} {
+	for _, path := range []string{"/", "/-/config", "/-/config/status", "/api/v1/usage", "/api/v1/budgets", "/api/v1/keys", "/api/v1/requests", "/api/v1/denials", "/api/v1/audit", "/api/v1/overlay"} {
 		wantFault(t, ask(h, http.MethodGet, path), http.StatusNotFound, "not_found", "no such path")
 	}
 }
@@ -183,10 +183,14 @@ func TestNotThere(t *testing.T) {
 	wantFault(t, ask(h, http.MethodGet, "/api/v2/usage"), http.StatusNotFound, "not_found", `"/api/v2/usage"`)
 	for _, path := range []string{"/api/v1/usage", "/readyz", "/-/config", "/api/v1/requests/x"} {
 		w := ask(h, http.MethodPost, path)
-		wantFault(t, w, http.StatusMethodNotAllowed, "method_not_allowed", "use GET")
+		wantFault(t, w, http.StatusMethodNotAllowed, "method_not_allowed", "use GET or HEAD")
 		if got := w.Header().Get("Allow"); got != "GET, HEAD" {
 			t.Errorf("POST %s: Allow = %q", path, got)
 		}
+	}
+	w := ask(h, http.MethodDelete, "/api/v1/overlay")
+	if wantFault(t, w, http.StatusMethodNotAllowed, "method_not_allowed", "use GET or HEAD or POST"); w.Header().Get("Allow") != "GET, HEAD, POST" {
+		t.Errorf("DELETE /api/v1/overlay: Allow = %q", w.Header().Get("Allow"))
 	}
 	wantFault(t, ask(New(whole(t)).Ops(), http.MethodPost, "/drain"), http.StatusMethodNotAllowed, "method_not_allowed", "use GET")
 }
@@ -196,7 +200,7 @@ func TestStarting(t *testing.T) {
 	h := New(Config{Ready: func(context.Context) error { return errors.New("starting") }}).Admin()
 	for _, path := range []string{
 		"/-/config", "/-/config/status", "/api/v1/usage?by=team", "/api/v1/budgets", "/api/v1/keys",
-		"/api/v1/requests", "/api/v1/requests/x", "/api/v1/denials", "/api/v1/audit",
+		"/api/v1/requests", "/api/v1/requests/x", "/api/v1/denials", "/api/v1/audit", "/api/v1/overlay",
 	} {
 		wantFault(t, ask(h, http.MethodGet, path), http.StatusServiceUnavailable, "not_known", "starting")
 	}

@@ -125,7 +125,7 @@ type Key struct {
 	Name    string     `json:"name"`
 	Team    string     `json:"team"`
 	Purpose string     `json:"purpose"`
-	State   string     `json:"state"`   // active, expired or revoked
+	State   string     `json:"state"`   // active, blocked, expired or revoked
 	Expires *time.Time `json:"expires"` // its last secret; nil = never
 	Revoked *time.Time `json:"revoked"`
 	File    string     `json:"file"`
@@ -175,7 +175,11 @@ func (a *API) keys(w http.ResponseWriter, _ *http.Request) {
 		fail(w, http.StatusInternalServerError, "internal", "read config: "+err.Error())
 		return
 	}
-	tell(w, map[string]any{"keys": Keys(listed, time.Now())})
+	keys := Keys(listed, time.Now())
+	if a.cfg.Snapshot != nil {
+		keys = Overlaid(keys, a.cfg.Snapshot().Laid)
+	}
+	tell(w, map[string]any{"keys": keys})
 }
 
 func (a *API) config(w http.ResponseWriter, _ *http.Request) { tell(w, a.cfg.Snapshot().View()) }
