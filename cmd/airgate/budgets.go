@@ -101,6 +101,7 @@ func newBudgets(t *terminal, f *flags) *cobra.Command {
 	}
 	r.add(cmd, f, "table", "json", "csv")
 	r.addOffline(cmd)
+	cmd.AddCommand(newBudgetsRaise(t, f))
 	return cmd
 }
 

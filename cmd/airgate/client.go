@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,7 +23,8 @@ type reader struct {
 	journal bool  // offline, the journal alone can tell what is asked for, if need be
 	lacking error // why the journal alone told it
 	output  format
-	hint    string // what else to try where no server answers
+	hint    string                                                      // what else to try where no server answers
+	api     func(context.Context, *flags) (http.Handler, func(), error) // offline; nil = offlineAPI
 }
 
 // add gives cmd the flags; formats are those of -o.
@@ -46,26 +46,41 @@ const maxAnswer = 64 << 20
 // get fetches path, reads it into out unless that is nil, and returns the raw
 // answer beside it.
 func (r *reader) get(ctx context.Context, path string, out any) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, path, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	return r.do(req, out)
+}
+
+// apiError is the API's error object.
+type apiError struct{ Code, Message string }
+
+func (e *apiError) Error() string { return e.Message }
+
+// do sends a request, whose URL is a path, and reads the answer as get does.
+func (r *reader) do(req *http.Request, out any) ([]byte, error) {
 	client, base := &http.Client{Timeout: 30 * time.Second}, strings.TrimSuffix(r.server, "/")
 	if !strings.Contains(base, "://") {
 		base = "http://" + base
 	}
 	if r.offline {
-		var without func(error)
-		if r.journal {
-			without = func(err error) { r.lacking = err }
+		api := r.api
+		if api == nil {
+			api = r.readOffline
 		}
-		h, closeAll, err := offlineAPI(ctx, r.flags, without)
+		h, closeAll, err := api(req.Context(), r.flags)
 		if err != nil {
 			return nil, err
 		}
 		defer closeAll()
 		client.Transport, base = inProcess{h}, "http://localhost"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, http.NoBody)
+	at, err := url.Parse(base + req.URL.RequestURI())
 	if err != nil {
 		return nil, usageFault(fmt.Errorf("--server: %w", err))
 	}
+	req.URL, req.Host = at, at.Host
 	res, err := client.Do(req)
 	if err != nil {
 		return nil, unreachable(fmt.Errorf("%w: is airgate running? --server names another address%s", err, r.hint))
@@ -77,10 +92,10 @@ func (r *reader) get(ctx context.Context, path string, out any) ([]byte, error) 
 	}
 	if res.StatusCode != http.StatusOK {
 		var fault struct {
-			Error struct{ Code, Message string } `json:"error"`
+			Error apiError `json:"error"`
 		}
 		if json.Unmarshal(body, &fault) == nil && fault.Error.Message != "" {
-			return nil, errors.New(fault.Error.Message)
+			return nil, &fault.Error
 		}
 		return nil, fmt.Errorf("%s answered with status %d: is it airgate's admin address?", base, res.StatusCode)
 	}
@@ -91,6 +106,15 @@ func (r *reader) get(ctx context.Context, path string, out any) ([]byte, error) 
 		return nil, fmt.Errorf("read the answer of %s: %w: is it airgate's admin address?", base, err)
 	}
 	return body, nil
+}
+
+// readOffline is offlineAPI; what it does without is kept for sayScope.
+func (r *reader) readOffline(ctx context.Context, f *flags) (http.Handler, func(), error) {
+	var without func(error)
+	if r.journal {
+		without = func(err error) { r.lacking = err }
+	}
+	return offlineAPI(ctx, f, without)
 }
 
 // print writes the report at path in the format of -o.

@@ -18,9 +18,9 @@ func newConfig(t *terminal, f *flags) *cobra.Command {
 
 func newConfigView(t *terminal, f *flags) *cobra.Command {
 	return &cobra.Command{
-		Use: "view", Short: "Print the effective configuration of --config as JSON", Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			s, err := loadConfig(f.config)
+		Use: "view", Short: "Print the effective configuration of --config, with what is laid over it in --data, as JSON", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := laidConfig(cmd.Context(), f)
 			if err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ func newConfigStatus(t *terminal, f *flags) *cobra.Command {
 			r.sayScope(t)
 			text := string(body)
 			if r.output.text == "table" {
-				text = statusText(&s)
+				text = statusText(&s, time.Now())
 			}
 			if _, err := fmt.Fprint(t.out, text); err != nil {
 				return err
@@ -59,9 +59,23 @@ func newConfigStatus(t *terminal, f *flags) *cobra.Command {
 	return cmd
 }
 
-func statusText(s *config.Status) string {
+// age says since when the first of some things has been; "" of none.
+func age(oldest, now time.Time) string {
+	if oldest.IsZero() {
+		return ""
+	}
+	return " (the oldest for " + now.Sub(oldest).Round(time.Second).String() + ")"
+}
+
+func statusText(s *config.Status, now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "in force  %.12s, loaded %s\n", s.Hash, s.Loaded.Format(time.RFC3339))
+	if o := s.Overlay; o != nil {
+		fmt.Fprintf(&b, "overlay   %d in force%s, %d redundant, %d refused\n", o.InForce, age(o.Oldest, now), o.Redundant, o.Refused)
+		if o.Fault != "" {
+			fmt.Fprintf(&b, "problem   overlay: %s\n", plain(o.Fault))
+		}
+	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(&b, "problem   %s\n", plain(p.Error()))
 	}

@@ -81,7 +81,7 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
-func TestParseExpiry(t *testing.T) {
+func TestParseEnd(t *testing.T) {
 	now := time.Date(2026, 11, 3, 12, 0, 0, 5, time.UTC)
 	for text, want := range map[string]time.Time{
 		"24h":                       time.Date(2026, 11, 4, 12, 0, 0, 0, time.UTC),
@@ -89,9 +89,9 @@ func TestParseExpiry(t *testing.T) {
 		"2027-05-01T02:00:00+02:00": time.Date(2027, 5, 1, 0, 0, 0, 0, time.UTC),
 		"2026-11-03":                {}, "-1h": {}, "0s": {}, "tomorrow": {}, "": {}, "2027-13-01": {},
 	} {
-		got, err := parseExpiry(text, now)
+		got, err := parseEnd("--expires", text, now)
 		if !got.Equal(want) || (err == nil) == want.IsZero() {
-			t.Errorf("parseExpiry(%q) = %s, %v, want %s", text, got, err, want)
+			t.Errorf("parseEnd(%q) = %s, %v, want %s", text, got, err, want)
 		}
 	}
 }

@@ -29,6 +29,7 @@ import (
 	"airgate/envoy/extproc"
 	"airgate/envoy/xds"
 	"airgate/policy/config"
+	"airgate/policy/overlay"
 	"airgate/processor"
 )
 
@@ -50,6 +51,7 @@ type gatewayOptions struct {
 	ops         string // address of metrics and probes; "" = none
 	extProc     string // unix:///path; "" = <data>/extproc.sock
 	drainToken  string // file with the token of /drain; "" = no drain
+	writeToken  string // file with the token of writes to the API; "" = no writes
 	startsEnvoy bool   // Envoy is started by us, so that it can have credentials from our environment
 	log         *slog.Logger
 }
@@ -87,6 +89,7 @@ type gateway struct {
 	hashKey   []byte
 	sink      *sqlite.Sink // opened by the journal, closed after it
 	journal   *journal.Journal
+	overlay   *overlay.Copy
 	store     *quotaStore
 	ledger    *accounting.Ledger
 	reloader  *config.Reloader
@@ -109,12 +112,12 @@ func startGateway(ctx context.Context, o gatewayOptions) (*gateway, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g := &gateway{
 		gatewayOptions: o, registry: prometheus.NewRegistry(), stop: stop,
-		failed: make(chan error, 8), // more than there are tasks: none waits to tell
+		failed: make(chan error, 12), // more than there are tasks: none waits to tell
 	}
 	started := context.AfterFunc(ctx, stop) // once it is, ctx is for the caller to watch
 	var err error
 	for _, open := range []func(context.Context) error{
-		g.load, g.openDoors, g.own, g.load, g.openJournal, g.openLedger, g.startShipping, g.openProcessor, g.openSocket,
+		g.load, g.openDoors, g.own, g.load, g.openJournal, g.openOverlay, g.openLedger, g.startShipping, g.openProcessor, g.openSocket,
 	} {
 		if err = open(running); err != nil {
 			break
@@ -175,6 +178,9 @@ func (g *gateway) openDoor(ctx context.Context, flag, addr string, d *door) erro
 // setDoors lets the doors tell what cfg has, and what every gateway has.
 func (g *gateway) setDoors(cfg admin.Config) {
 	cfg.Gatherer, cfg.Ready = g.registry, g.ready
+	if g.writeToken != "" {
+		cfg.WriteToken = func() (string, error) { return readToken(g.writeToken) }
+	}
 	if g.drainToken != "" {
 		cfg.Drain = newEnvoyAdmin(xds.AdminSocket(g.socket())).drain
 		cfg.DrainToken = func() (string, error) { return readToken(g.drainToken) }
@@ -216,10 +222,7 @@ func (g *gateway) openJournal(ctx context.Context) error {
 	if orphans > 0 {
 		g.log.Warn("calls that were open at the last end are charged at their bound", slog.Int("calls", orphans))
 	}
-	if err != nil {
-		return err
-	}
-	return g.auditOverrides(ctx)
+	return err
 }
 
 // openHashKey says so if it makes a key although there are records already.
@@ -238,30 +241,6 @@ func (g *gateway) openHashKey() ([]byte, error) {
 			"If a backup has the file, stop airgate and put it back", slog.String("path", path))
 	}
 	return key, nil
-}
-
-// auditOverrides writes into the book which overrides there are. It waits while
-// the disk has no room for that: they do not hold before, and no call would be
-// admitted.
-func (g *gateway) auditOverrides(ctx context.Context) error {
-	for waiting := false; ; waiting = true {
-		err := processor.AuditOverrides(g.journal, g.balances, g.snapshot, time.Now())
-		if !errors.Is(err, journal.ErrUnavailable) {
-			return err
-		}
-		if !waiting {
-			g.log.Error("overrides of budgets cannot be recorded yet: the start waits", slog.Any("error", err))
-		}
-		second, end := context.WithTimeout(ctx, time.Second)
-		failed := g.journal.Watch(second)
-		end()
-		if failed != nil {
-			return failed
-		}
-		if ctx.Err() != nil {
-			return errors.Join(ctx.Err(), err)
-		}
-	}
 }
 
 func (g *gateway) openLedger(ctx context.Context) (err error) {
@@ -386,7 +365,7 @@ func (g *gateway) openProcessor(ctx context.Context) (err error) {
 			slog.String("next", "airgate keys create --team TEAM --name NAME --config "+g.config))
 	}
 	g.reloader, err = config.NewReloader(config.ReloaderConfig{
-		Path: g.config, Initial: g.snapshot, Check: sameProviders, Log: g.log, Registerer: g.registry,
+		Path: g.config, Initial: g.snapshot, Overlay: g.overlay, Check: sameProviders, Log: g.log, Registerer: g.registry,
 		Apply: g.apply,
 	})
 	if err != nil {
@@ -400,13 +379,14 @@ func (g *gateway) openProcessor(ctx context.Context) (err error) {
 		return err
 	}
 	g.task("config reload", func() error { return g.reloader.Run(ctx) })
+	g.task("overlay", func() error { return g.overlay.Run(ctx) })
 	g.task("count of refusals", func() error { return g.countRefusals(ctx) })
 	return nil
 }
 
 // apply makes a changed config ready before it takes effect.
 func (g *gateway) apply(next *config.Snapshot) error {
-	if err := processor.AuditOverrides(g.journal, g.balances, next, time.Now()); err != nil {
+	if err := g.audit(next); err != nil {
 		return err
 	}
 	return g.ledger.Apply(next.Limits, time.Now())
@@ -431,7 +411,7 @@ func (g *gateway) openSocket(context.Context) error {
 	}
 	g.task("ext_proc server", func() error { return g.server.Serve(socket) })
 	api := admin.Config{
-		Budgets: g.budgets, Snapshot: g.reloader.Current, Status: g.reloader.Status,
+		Budgets: g.budgets, Snapshot: g.reloader.Current, Status: g.reloader.Status, Put: g.put,
 		Keys: func() ([]config.ListedKey, error) { return config.ListKeys(g.config) },
 	}
 	if g.sink != nil {

@@ -15,6 +15,7 @@ import (
 	"airgate/cmd/airgate/admin"
 	"airgate/policy"
 	"airgate/policy/config"
+	"airgate/policy/overlay"
 )
 
 func newKeys(t *terminal, f *flags) *cobra.Command {
@@ -43,7 +44,7 @@ func newKeysCreate(t *terminal, f *flags) *cobra.Command {
 				k.Models = want.Models // none at all is a choice
 			}
 			if expires != "" {
-				if k.Secrets[0].Expires, err = parseExpiry(expires, now); err != nil {
+				if k.Secrets[0].Expires, err = parseEnd("--expires", expires, now); err != nil {
 					return usageFault(err)
 				}
 			}
@@ -95,7 +96,8 @@ func addKey(path string, k policy.KeyConfig, now time.Time) error {
 	return configError(path, err)
 }
 
-func parseExpiry(text string, now time.Time) (time.Time, error) {
+// parseEnd reads when something is to end, from a flag.
+func parseEnd(flag, text string, now time.Time) (time.Time, error) {
 	if d, err := time.ParseDuration(text); err == nil && d > 0 {
 		return now.UTC().Add(d).Truncate(time.Second), nil
 	}
@@ -105,11 +107,11 @@ func parseExpiry(text string, now time.Time) (time.Time, error) {
 			continue
 		}
 		if !at.After(now) {
-			return time.Time{}, fmt.Errorf("--expires %s is in the past", text)
+			return time.Time{}, fmt.Errorf("%s %s is in the past", flag, text)
 		}
 		return at.UTC(), nil
 	}
-	return time.Time{}, fmt.Errorf("--expires %q: want a date (2027-05-01), a time (2027-05-01T12:00:00Z) or a duration (720h)", text)
+	return time.Time{}, fmt.Errorf("%s %q: want a date (2027-05-01), a time (2027-05-01T12:00:00Z) or a duration (72h)", flag, text)
 }
 
 // patch is the entry as a file, or that in a manifest for the Keys volume.
@@ -131,12 +133,16 @@ func newKeysList(t *terminal, f *flags) *cobra.Command {
 	var output format
 	cmd := &cobra.Command{
 		Use: "list", Short: "List keys and where they stand; no secret is shown, because none is kept", Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			listed, err := config.ListKeys(f.config)
 			if err != nil {
 				return configError(f.config, err)
 			}
-			keys := admin.Keys(listed, time.Now())
+			s, err := laidConfig(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			keys := admin.Overlaid(admin.Keys(listed, time.Now()), s.Laid)
 			if output.text == "json" {
 				return json.NewEncoder(t.out).Encode(map[string]any{"keys": keys})
 			}
@@ -161,9 +167,12 @@ func dash(s string) string {
 }
 
 func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
-	var r reader
+	var l laying
+	var atOnce bool
 	cmd := &cobra.Command{
-		Use: "revoke ID", Short: "Revoke a key: every airgate refuses it within 2 s of the file's arrival",
+		Use: "revoke ID", Short: "Revoke a key: every airgate refuses it within 2 s of the file's arrival, with --now within 2 s",
+		Long: "Sets revoked: in <config>/keys.yaml. With --now the key is refused by every airgate that shares the overlay at\n" +
+			"once, whatever the files say, and for good: the entry goes once the files say the same.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usageFault(errors.New("keys revoke takes one key id; airgate keys list shows them"))
@@ -171,6 +180,14 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if atOnce {
+				return l.put(cmd.Context(), t, overlay.Entry{Kind: overlay.Revoke, Name: args[0]}, "key "+args[0]+" is refused")
+			}
+			for _, name := range []string{"reason", "by", "offline", writeTokenFlag, "output"} {
+				if cmd.Flags().Changed(name) {
+					return usageFault(fmt.Errorf("--%s is for --now", name))
+				}
+			}
 			now := time.Now().UTC().Truncate(time.Second)
 			err := config.RevokeKey(f.config, args[0], now, now)
 			switch elsewhere, ok := errors.AsType[*config.ElsewhereError](err); {
@@ -183,15 +200,16 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 			case err != nil:
 				return fmt.Errorf("key %s is NOT revoked; this must be repaired first: %w", args[0], configError(f.config, err))
 			}
-			if err := inForce(cmd.Context(), &r, f.config); err != nil {
-				return problem(fmt.Errorf("key %s is revoked in the file, but NOT yet in the airgate at %s: %w", args[0], r.server, err))
+			if err := inForce(cmd.Context(), &l.reader, f.config); err != nil {
+				return problem(fmt.Errorf("key %s is revoked in the file, but NOT yet in the airgate at %s: %w", args[0], l.server, err))
 			}
 			t.say("key %s is revoked since %s; an airgate that reads this config refuses it within 2 s", args[0], now.Format(time.RFC3339))
 			return nil
 		},
 	}
-	r.flags = f
-	cmd.Flags().StringVar(&r.server, "server", "http://"+defaultAdmin, "airgate that is asked whether it has taken the revocation over")
+	l.add(cmd, f)
+	cmd.Flags().Lookup("server").Usage = "airgate that is told with --now, and else asked whether it has taken the revocation over"
+	cmd.Flags().BoolVar(&atOnce, "now", false, "do not wait for files")
 	return cmd
 }
 

@@ -109,7 +109,8 @@ func newRoot(t *terminal) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageFault(err) })
 	root.AddCommand(
 		newDemo(t), newRun(t, f), newServe(t, f), newProvider(t), newEnvoy(t, f), newValidate(t, f),
-		newKeys(t, f), newBudgets(t, f), newUsage(t, f), newExplain(t, f), newAudit(t, f), newConfig(t, f), newVersion(t),
+		newKeys(t, f), newBudgets(t, f), newUsage(t, f), newExplain(t, f), newAudit(t, f), newConfig(t, f), newOverlay(t, f), newBlock(t, f),
+		newUnblock(t, f), newVersion(t),
 	)
 	mark(root)
 	return root

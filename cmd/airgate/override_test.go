@@ -16,6 +16,8 @@ import (
 	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/record"
 	"airgate/policy/config"
+	"airgate/policy/overlay"
+	"airgate/policy/overlay/file"
 )
 
 // An override of a budget is in the book before it holds, once, whether it
@@ -62,8 +64,8 @@ func TestOverridesAreInTheBook(t *testing.T) {
 	shut(t, g)
 }
 
-// A start on a full disk waits until the book can say which overrides there are,
-// unless it is stopped, or the journal fails for good.
+// A start on a full disk waits until the book can say which overrides and entries
+// of the overlay there are, unless it is stopped, or the journal fails for good.
 func TestOverridesWaitForRoom(t *testing.T) {
 	snapshot, err := config.LoadBytes("airgate.yaml", []byte(strings.Replace(testConfig, "match: {team: search}",
 		"each: team, overrides: [{for: {team: search}, usd: 700, until: 2200-12-01}]", 1)), time.Now())
@@ -86,8 +88,14 @@ func TestOverridesWaitForRoom(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := disktest.New(1)
 				g := &gateway{balances: accounting.NewBalances(), snapshot: snapshot}
-				g.log = slog.New(slog.DiscardHandler)
-				var err error
+				g.log, g.data = slog.New(slog.DiscardHandler), t.TempDir()
+				block := overlay.Entry{
+					Kind: overlay.BlockTeam, Name: "search", By: "kim", Reason: "INC-12", Made: time.Now().UTC(), Until: time.Now().Add(time.Hour).UTC(),
+				}
+				err := file.New(overlayFile(g.data, snapshot)).Put(t.Context(), block)
+				if err != nil {
+					t.Fatal(err)
+				}
 				if g.journal, err = journal.Open(t.Context(), journal.Config{Dir: "/data/journal", Replica: "one", State: g.balances, Disk: d}); err != nil {
 					t.Fatal(err)
 				}
@@ -100,19 +108,23 @@ func TestOverridesWaitForRoom(t *testing.T) {
 				ctx, stop := context.WithCancel(t.Context())
 				defer stop()
 				done := make(chan error, 1)
-				go func() { done <- g.auditOverrides(ctx) }()
+				go func() { done <- g.openOverlay(ctx) }()
 				time.Sleep(time.Minute)
 				select {
 				case err := <-done:
-					t.Errorf("auditOverrides on a full disk = %v, want it to wait", err)
+					t.Errorf("openOverlay on a full disk = %v, want it to wait", err)
 				default:
 				}
 				c.then(d, g, stop)
 				if err := <-done; !errors.Is(err, c.want) {
-					t.Errorf("auditOverrides = %v, want %v", err, c.want)
+					t.Errorf("openOverlay = %v, want %v", err, c.want)
 				}
 				if left := g.balances.OverrideChanges(snapshot.Limits, time.Now()); (len(left) == 0) != c.said {
 					t.Errorf("%d changes are missing in the book, want that it has all: %t", len(left), c.said)
+				}
+				why := func(string) string { return "" }
+				if told := g.balances.OverlayChanges(nil, why, time.Now()); (len(told) == 1) != c.said {
+					t.Errorf("the book tells of %d entries of the overlay, want that it has the block: %t", len(told), c.said)
 				}
 				_ = g.journal.Close()
 			})

@@ -18,6 +18,7 @@ import (
 type serveFlags struct {
 	admin, ops, extProc string
 	drainToken          string
+	writeToken          string
 	logFormat           string
 	drain               time.Duration
 }
@@ -27,6 +28,7 @@ func (s *serveFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.ops, "ops", "", "address of metrics and probes for others (0.0.0.0:9902 in Kubernetes)")
 	cmd.Flags().StringVar(&s.extProc, "extproc", "", "socket for Envoy (default unix://<data>/extproc.sock)")
 	cmd.Flags().StringVar(&s.drainToken, "drain-token", "", "file with the token that /drain of the --ops address asks for (default: /drain refuses)")
+	cmd.Flags().StringVar(&s.writeToken, writeTokenFlag, "", "file with the token that commands which change the overlay must show (default: they are refused)")
 	cmd.Flags().StringVar(&s.logFormat, "log", "text", "text or json")
 	cmd.Flags().DurationVar(&s.drain, "drain", 10*time.Second, "how long open answers may go on when told to stop")
 }
@@ -47,12 +49,18 @@ func (s *serveFlags) options(t *terminal, f *flags) (gatewayOptions, error) {
 			return gatewayOptions{}, unreachable(fmt.Errorf("--drain-token: %w", err))
 		}
 	}
+	if s.writeToken != "" {
+		if _, err := readToken(s.writeToken); err != nil {
+			return gatewayOptions{}, unreachable(fmt.Errorf("--%s: %w", writeTokenFlag, err))
+		}
+	}
 	log, err := newLogger(t, s.logFormat, slog.LevelInfo)
 	if err != nil {
 		return gatewayOptions{}, err
 	}
 	return gatewayOptions{
-		config: f.config, data: f.data, admin: s.admin, ops: s.ops, extProc: s.extProc, drainToken: s.drainToken, log: log,
+		config: f.config, data: f.data, admin: s.admin, ops: s.ops, extProc: s.extProc, drainToken: s.drainToken,
+		writeToken: s.writeToken, log: log,
 	}, nil
 }
 

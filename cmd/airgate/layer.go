@@ -1,0 +1,171 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"airgate/accounting/journal"
+	"airgate/cmd/airgate/admin"
+	"airgate/policy/config"
+	"airgate/policy/overlay"
+	"airgate/policy/overlay/file"
+	"airgate/processor"
+)
+
+// What lies over the config of a gateway, and of a command.
+
+// overlayFile is where the overlay of this machine is.
+func overlayFile(data string, s *config.Snapshot) string {
+	path := cmp.Or(s.OverlayFile, "overlay.jsonl")
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(data, path)
+	}
+	return path
+}
+
+// overlayStores are where the overlay is, this machine's own last.
+func overlayStores(data string, s *config.Snapshot) []overlay.Store {
+	return []overlay.Store{file.New(overlayFile(data, s))}
+}
+
+// openOverlay lays over the config what operators have said, and puts both in
+// the book.
+func (g *gateway) openOverlay(ctx context.Context) (err error) {
+	g.overlay, err = overlay.NewCopy(ctx, overlay.CopyConfig{
+		Stores: overlayStores(g.data, g.snapshot), Needed: g.needed, Log: g.log,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: repair the file; a key may be revoked there and nowhere else", err)
+	}
+	now := time.Now()
+	if g.snapshot, err = g.snapshot.With(g.overlay.Entries().Holding(now), now); err != nil {
+		return err
+	}
+	return g.auditStart(ctx)
+}
+
+// auditStart writes into the book which overrides and entries of the overlay
+// there are. It waits while the disk has no room for that: they do not hold
+// before, and no call would be admitted.
+func (g *gateway) auditStart(ctx context.Context) error {
+	for waiting := false; ; waiting = true {
+		err := g.audit(g.snapshot)
+		if !errors.Is(err, journal.ErrUnavailable) {
+			return err
+		}
+		if !waiting {
+			g.log.Error("overrides of budgets and the overlay cannot be recorded yet: the start waits", slog.Any("error", err))
+		}
+		second, end := context.WithTimeout(ctx, time.Second)
+		failed := g.journal.Watch(second)
+		end()
+		if failed != nil {
+			return failed
+		}
+		if ctx.Err() != nil {
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+// needed says whether the files in force leave it to a revocation to end its key.
+func (g *gateway) needed(e overlay.Entry) bool {
+	s := g.snapshot
+	if g.reloader != nil { // before there is one the overlay is not looked at by others
+		s = g.reloader.Current()
+	}
+	return !s.Ended(e.Name, time.Now())
+}
+
+// audit makes the book say what is about to take effect.
+func (g *gateway) audit(next *config.Snapshot) error {
+	now := time.Now()
+	if err := processor.AuditOverrides(g.journal, g.balances, next, now); err != nil {
+		return err
+	}
+	return processor.AuditOverlay(g.journal, g.balances, next, g.overlay.Entries(), now)
+}
+
+// put makes an entry of the overlay and waits until it is in force here.
+func (g *gateway) put(ctx context.Context, e overlay.Entry) (overlay.Entry, error) {
+	e, err := g.overlay.Put(ctx, e, time.Now())
+	if err != nil {
+		return e, err
+	}
+	const wait = 2 * time.Second
+	for deadline := time.Now().Add(wait); ; {
+		held := slices.ContainsFunc(g.reloader.Current().Laid, func(l config.Laid) bool {
+			return l.Entry == e || e.Removed && l.Entry.ID() == e.ID()
+		})
+		if held != e.Removed {
+			return e, nil
+		}
+		if time.Now().After(deadline) {
+			if o := g.reloader.Status().Overlay; o.Fault != "" {
+				return e, fmt.Errorf("%w: %s", admin.ErrNotInForce, o.Fault)
+			}
+			return e, admin.ErrNotInForce
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return e, fmt.Errorf("%w: %w", admin.ErrNotInForce, err)
+		}
+	}
+}
+
+// laidConfig is the config of a command with what lies over it on this machine.
+func laidConfig(ctx context.Context, f *flags) (*config.Snapshot, error) {
+	s, err := loadConfig(f.config)
+	if err != nil {
+		return nil, err
+	}
+	stores := overlayStores(f.data, s)
+	list, err := stores[len(stores)-1].List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known := overlay.Set{}
+	for _, e := range list {
+		known.Add(e)
+	}
+	now := time.Now()
+	return s.With(known.Holding(now), now)
+}
+
+// offlineOverlay is the part of the JSON API that is about the overlay, over its
+// store and without a running airgate. Whoever can write there needs no token.
+func offlineOverlay(ctx context.Context, f *flags) (_ http.Handler, closeAll func(), err error) {
+	s, err := laidConfig(ctx, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := os.Stat(filepath.Dir(overlayFile(f.data, s))); err != nil {
+		return nil, nil, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
+	}
+	files := s
+	put := func(ctx context.Context, e overlay.Entry) (overlay.Entry, error) {
+		c, err := overlay.NewCopy(ctx, overlay.CopyConfig{
+			Stores: overlayStores(f.data, files), Log: slog.New(slog.DiscardHandler),
+			Needed: func(e overlay.Entry) bool { return !files.Ended(e.Name, time.Now()) },
+		})
+		if err != nil {
+			return overlay.Entry{}, err
+		}
+		if e, err = c.Put(ctx, e, time.Now()); err != nil {
+			return e, err
+		}
+		now := time.Now()
+		s, err = files.With(c.Entries().Holding(now), now)
+		return e, err
+	}
+	return admin.New(admin.Config{
+		Snapshot: func() *config.Snapshot { return s }, Put: put, WriteToken: func() (string, error) { return "", nil },
+	}).Admin(), func() {}, nil
+}
