@@ -103,6 +103,7 @@ type worldOptions struct {
 	policy  string // teams, limits, budgets …; "" = one team "search" with 1.00 USD a month
 	script  string // the provider's behaviour for calls that bring none
 	teams   []string
+	flags   []string                      // more of airgate serve
 	edit    func(bootstrap []byte) []byte // of Envoy's config
 	noEnvoy bool
 	noServe bool
@@ -141,7 +142,7 @@ func newWorld(t testing.TB, o worldOptions) *world {
 	w.listenPort, w.adminPort = freePort(t), freePort(t)
 	w.url, w.api = fmt.Sprintf("http://127.0.0.1:%d", w.listenPort), fmt.Sprintf("http://127.0.0.1:%d", w.adminPort)
 	if !o.noServe {
-		w.serve()
+		w.serve(o.flags...)
 	}
 	if !o.noEnvoy {
 		w.startEnvoy(o.edit)
@@ -246,10 +247,12 @@ func (w *world) try(args ...string) (stdout string, code int, stderr string) {
 func (w *world) socket() string { return "unix://" + filepath.Join(w.dir, "x.sock") }
 
 // serve starts airgate and waits until it is ready.
-func (w *world) serve() {
+func (w *world) serve(flags ...string) {
 	w.t.Helper()
-	w.airgate = w.start(airgateBinary, "serve", "--config", w.config, "--data", filepath.Join(w.dir, "data"),
-		"--extproc", w.socket(), "--admin", fmt.Sprintf("127.0.0.1:%d", w.adminPort), "--drain", "3s")
+	w.airgate = w.start(airgateBinary, append([]string{
+		"serve", "--config", w.config, "--data", filepath.Join(w.dir, "data"),
+		"--extproc", w.socket(), "--admin", fmt.Sprintf("127.0.0.1:%d", w.adminPort), "--drain", "3s",
+	}, flags...)...)
 	w.waitFor("airgate to be ready", w.airgate, func() bool { return get(w.api+"/readyz") == http.StatusOK })
 }
 

@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// pair is two airgates, each with an Envoy, whose files are alike and that share
+// an overlay.
+type pair struct {
+	one, other *world
+	store      string // the overlay's file
+	token      string // the file with the token of writes
+}
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	dir := t.TempDir()
+	p := &pair{store: filepath.Join(dir, "overlay.jsonl"), token: filepath.Join(dir, "token")}
+	if err := os.WriteFile(p.token, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := worldOptions{
+		policy: usualPolicy + fmt.Sprintf("  - {name: small, each: key, usd: 0.0001, per: month}\noverlay: {maxRaise: 5, file: %q}\n", p.store),
+		flags:  []string{"--admin-write-token", p.token},
+	}
+	p.one, p.other = newWorld(t, o), newWorld(t, o)
+	keys, err := os.ReadFile(filepath.Join(p.one.config, "keys.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.other.write("keys.new", string(keys))
+	if err := os.Rename(filepath.Join(p.other.dir, "keys.new"), filepath.Join(p.other.config, "keys.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	p.other.keys = p.one.keys
+	for _, w := range []*world{p.one, p.other} {
+		p.until(w, 5*time.Second, http.StatusPaymentRequired, "budget_insufficient")
+	}
+	return p
+}
+
+// until calls w until the answer has a status and a code, which it must have for
+// every call that begins within the time.
+func (p *pair) until(w *world, within time.Duration, status int, code string) {
+	w.t.Helper()
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		at := time.Now()
+		a := w.do(call{})
+		if a.status == status && (code == "" || a.header.Get("x-airgate-code") == code) {
+			return
+		}
+		if at.Sub(began) > within {
+			w.t.Fatalf("%v after it was said a call is answered %d (%v) %s, want %d %s", at.Sub(began), a.status, a.err, a.body, status, code)
+		}
+	}
+}
+
+// lay runs a command that writes through the first airgate.
+func (p *pair) lay(args ...string) {
+	p.one.t.Helper()
+	p.one.command(append(args, "--by", "kim", "--admin-write-token", p.token, "--server", p.one.api)...)
+}
+
+// TestOverlayReachesEveryAirgate: what one is told holds in the other within two
+// seconds, and comes back from there when the store is emptied.
+func TestOverlayReachesEveryAirgate(t *testing.T) {
+	p := newPair(t)
+	const promise = 2 * time.Second
+	p.lay("budgets", "raise", "small", "--to", "1", "--until", "1h", "--reason", "INC-12")
+	p.until(p.one, 0, http.StatusOK, "")
+	p.until(p.other, promise, http.StatusOK, "")
+
+	p.lay("block", "team", "search", "--until", "1h", "--reason", "INC-13")
+	p.until(p.one, 0, http.StatusForbidden, "rule_denied")
+	p.until(p.other, promise, http.StatusForbidden, "rule_denied")
+	if a := p.other.do(call{}); !strings.Contains(a.body, "team search is blocked by kim until 20") || !strings.Contains(a.body, "INC-13") {
+		t.Errorf("a blocked call is answered %s, want who, why and until when", a.body)
+	}
+	p.lay("unblock", "team", "search", "--reason", "fixed")
+	p.until(p.one, 0, http.StatusOK, "")
+	p.until(p.other, promise, http.StatusOK, "")
+
+	id := strings.Split(p.one.keys["search"], "-")[1]
+	p.lay("keys", "revoke", id, "--now", "--reason", "leaked")
+	p.until(p.one, 0, http.StatusUnauthorized, "key_revoked")
+	p.until(p.other, promise, http.StatusUnauthorized, "key_revoked")
+
+	for name, empty := range map[string]func() error{
+		"removed": func() error { return os.Remove(p.store) },
+		"emptied": func() error { return os.WriteFile(p.store, nil, 0o600) },
+	} {
+		if err := empty(); err != nil {
+			t.Fatal(err)
+		}
+		for began := time.Now(); time.Since(began) < promise; time.Sleep(20 * time.Millisecond) {
+			for _, w := range []*world{p.one, p.other} {
+				if a := w.do(call{}); a.status != http.StatusUnauthorized {
+					t.Fatalf("after the store was %s a revoked key is answered %d %s", name, a.status, a.body)
+				}
+			}
+		}
+		text, err := os.ReadFile(p.store)
+		if err != nil || !strings.Contains(string(text), "revoke/"+id) || !strings.Contains(string(text), "raise/small") {
+			t.Errorf("%v after the store was %s it has %q, %v; want everything again", promise, name, text, err)
+		}
+	}
+
+	// Who was not there learns it from the store, before the first caller.
+	p.other.airgate.kill()
+	p.other.serve()
+	p.until(p.other, 0, http.StatusUnauthorized, "key_revoked")
+	for _, w := range []*world{p.one, p.other} {
+		out := w.command("audit", "show", "--type", "admin", "--server", w.api, "-o", "csv")
+		for entry, want := range map[string]int{"raise/small": 1, "block/team/search": 2, "revoke/" + id: 1} {
+			if got := strings.Count(out, "overlay "+entry); got != want {
+				t.Errorf("the book has %d records of %s, want %d:\n%s", got, entry, want, out)
+			}
+		}
+	}
+}
