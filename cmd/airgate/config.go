@@ -1,9 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,7 +17,7 @@ import (
 )
 
 func newConfig(t *terminal, f *flags) *cobra.Command {
-	return group("config", "What configuration is in force", newConfigView(t, f), newConfigStatus(t, f))
+	return group("config", "What configuration is in force", newConfigView(t, f), newConfigDiff(t, f), newConfigStatus(t, f))
 }
 
 func newConfigView(t *terminal, f *flags) *cobra.Command {
@@ -28,6 +32,118 @@ func newConfigView(t *terminal, f *flags) *cobra.Command {
 			e.SetIndent("", "  ")
 			return e.Encode(s.View())
 		},
+	}
+}
+
+func newConfigDiff(t *terminal, f *flags) *cobra.Command {
+	var r reader
+	cmd := &cobra.Command{
+		Use: "diff", Short: "What --config would change in a running airgate, and what is laid over it there; exit 1 if the files differ",
+		Long: "A line beginning with - is in force and not in --config, one with + the reverse; ~ is an entry of the overlay,\n" +
+			"which no file has and which stays until it ends.",
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := loadConfig(f.config)
+			if err != nil {
+				return err
+			}
+			var inForce config.View
+			if _, err := r.get(cmd.Context(), "/-/config", &inForce); err != nil {
+				return err
+			}
+			t.say("scope: the airgate at %s", r.server)
+			next, err := json.Marshal(s.View().Config)
+			if err != nil {
+				return err
+			}
+			var local map[string]any // as inForce.Config came
+			if err := json.Unmarshal(next, &local); err != nil {
+				return err
+			}
+			lines := differences(inForce.Config, local)
+			for _, l := range lines {
+				fmt.Fprintln(t.out, plain(l))
+			}
+			for _, l := range inForce.Overlay {
+				fmt.Fprintln(t.out, plain(laidLine(&l)))
+			}
+			if len(lines) > 0 {
+				return errors.New("the files differ from what is in force")
+			}
+			return nil
+		},
+	}
+	r.flags = f
+	cmd.Flags().StringVar(&r.server, "server", "http://"+defaultAdmin, "admin address of a running airgate")
+	return cmd
+}
+
+// laidLine is an entry of the overlay as diff shows it.
+func laidLine(l *config.LaidView) string {
+	text := "~ overlay " + l.ID
+	if l.To != nil {
+		text += " to " + l.To.String() + " USD"
+	}
+	if l.Until != nil {
+		text += " until " + l.Until.Format(time.RFC3339)
+	}
+	text += ", by " + l.By + ": " + l.Reason
+	if l.State != config.InForce {
+		text += " (" + string(l.State) + ": " + l.Why + ")"
+	}
+	return text
+}
+
+// differences are the fields that two configurations do not have alike.
+func differences(have, want map[string]any) (lines []string) {
+	a, b := make(map[string]string), make(map[string]string)
+	flatten("", have, a)
+	flatten("", want, b)
+	all := slices.Collect(maps.Keys(a))
+	for path := range b {
+		if _, both := a[path]; !both {
+			all = append(all, path)
+		}
+	}
+	slices.Sort(all)
+	for _, path := range all {
+		before, was := a[path]
+		after, is := b[path]
+		if before == after && was == is {
+			continue
+		}
+		if was {
+			lines = append(lines, "- "+path+": "+before)
+		}
+		if is {
+			lines = append(lines, "+ "+path+": "+after)
+		}
+	}
+	return lines
+}
+
+// flatten writes the values below a path to out :: path → value. An entry of a
+// list is known by its name or id, where it has one.
+func flatten(path string, v any, out map[string]string) {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, x := range v {
+			flatten(strings.TrimPrefix(path+"."+key, "."), x, out)
+		}
+		if len(v) == 0 {
+			out[path] = "{}"
+		}
+	case []any:
+		for i, x := range v {
+			entry, _ := x.(map[string]any)
+			name, _ := cmp.Or(entry["name"], entry["id"]).(string)
+			flatten(path+"["+cmp.Or(name, strconv.Itoa(i))+"]", x, out)
+		}
+		if len(v) == 0 {
+			out[path] = "[]"
+		}
+	default:
+		out[path] = fmt.Sprint(v)
 	}
 }
 

@@ -281,7 +281,11 @@ func (r *Reloader) tellLaid(old, next *Snapshot) {
 		id, by, reason := slog.String("id", e.ID()), slog.String("by", e.By), slog.String("reason", e.Reason)
 		switch l.State {
 		case InForce:
-			r.config.Log.Info("an entry of the overlay holds", id, by, reason, slog.Time("until", e.Until))
+			until := slog.Time("until", e.Until)
+			if e.Until.IsZero() {
+				until = slog.String("until", "the files say so")
+			}
+			r.config.Log.Info("an entry of the overlay holds", id, by, reason, until)
 		case Redundant:
 			r.config.Log.Info("an entry of the overlay is redundant: the files say as much", id, by, reason, slog.String("why", l.Why))
 		case Refused:
