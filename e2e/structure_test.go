@@ -64,7 +64,7 @@ var strangers = [][2]string{
 var only = map[string]string{
 	"github.com/envoyproxy":  "envoy",
 	"google.golang.org/grpc": "envoy cmd",
-	"github.com/redis":       "accounting/quota/redis",
+	"github.com/redis":       "accounting/quota/redis policy/overlay/redis",
 	"github.com/spf13/cobra": "cmd/airgate",
 	"modernc.org/sqlite":     "accounting/sink/sqlite",
 	"k8s.io":                 "k8s",
