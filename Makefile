@@ -26,7 +26,7 @@ export CGO_ENABLED := 0
 
 # The packages whose goroutines share state. Allocation budgets do not hold
 # under the race detector, which allocates itself.
-RACE := ./accounting ./accounting/journal/... ./accounting/quota/... ./envoy/... ./policy/config ./processor
+RACE := ./accounting ./accounting/journal/... ./accounting/quota/... ./envoy/... ./policy/config ./policy/overlay/... ./processor
 
 .PHONY: help build run test vet race e2e sim store crash mutants bench fuzz lint fmt tools sdks prices clean
 .DELETE_ON_ERROR:

@@ -86,6 +86,11 @@ func TestOverlayReachesEveryAirgate(t *testing.T) {
 	p.until(p.one, 0, http.StatusOK, "")
 	p.until(p.other, promise, http.StatusOK, "")
 
+	// What was spent under the raise stays spent.
+	p.lay("budgets", "raise", "small", "--undo", "--reason", "over")
+	p.until(p.one, 0, http.StatusPaymentRequired, "budget_exhausted")
+	p.until(p.other, promise, http.StatusPaymentRequired, "budget_exhausted")
+
 	id := strings.Split(p.one.keys["search"], "-")[1]
 	p.lay("keys", "revoke", id, "--now", "--reason", "leaked")
 	p.until(p.one, 0, http.StatusUnauthorized, "key_revoked")
@@ -117,7 +122,7 @@ func TestOverlayReachesEveryAirgate(t *testing.T) {
 	p.until(p.other, 0, http.StatusUnauthorized, "key_revoked")
 	for _, w := range []*world{p.one, p.other} {
 		out := w.command("audit", "show", "--type", "admin", "--server", w.api, "-o", "csv")
-		for entry, want := range map[string]int{"raise/small": 1, "block/team/search": 2, "revoke/" + id: 1} {
+		for entry, want := range map[string]int{"raise/small": 2, "block/team/search": 2, "revoke/" + id: 1} {
 			if got := strings.Count(out, "overlay "+entry); got != want {
 				t.Errorf("the book has %d records of %s, want %d:\n%s", got, entry, want, out)
 			}

@@ -24,7 +24,7 @@ func newConfigView(t *terminal, f *flags) *cobra.Command {
 	return &cobra.Command{
 		Use: "view", Short: "Print the effective configuration of --config, with what is laid over it in --data, as JSON", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := laidConfig(cmd.Context(), f)
+			s, err := laidConfig(cmd.Context(), f, t.warnOverlay)
 			if err != nil {
 				return err
 			}

@@ -138,7 +138,7 @@ func newKeysList(t *terminal, f *flags) *cobra.Command {
 			if err != nil {
 				return configError(f.config, err)
 			}
-			s, err := laidConfig(cmd.Context(), f)
+			s, err := laidConfig(cmd.Context(), f, t.warnOverlay)
 			if err != nil {
 				return err
 			}

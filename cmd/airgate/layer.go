@@ -121,15 +121,20 @@ func (g *gateway) put(ctx context.Context, e overlay.Entry) (overlay.Entry, erro
 }
 
 // laidConfig is the config of a command with what lies over it on this machine.
-func laidConfig(ctx context.Context, f *flags) (*config.Snapshot, error) {
+// Where that cannot be read, warn is told and the rest shown; without it, that is
+// an error.
+func laidConfig(ctx context.Context, f *flags, warn func(error)) (*config.Snapshot, error) {
 	s, err := loadConfig(f.config)
 	if err != nil {
 		return nil, err
 	}
 	stores := overlayStores(f.data, s)
 	list, err := stores[len(stores)-1].List(ctx)
-	if err != nil {
+	if err != nil && warn == nil {
 		return nil, err
+	}
+	if err != nil {
+		warn(err)
 	}
 	known := overlay.Set{}
 	for _, e := range list {
@@ -139,10 +144,15 @@ func laidConfig(ctx context.Context, f *flags) (*config.Snapshot, error) {
 	return s.With(known.Holding(now), now)
 }
 
+// warnOverlay says that what is shown lacks the overlay, or a part of it.
+func (t *terminal) warnOverlay(err error) {
+	t.say("warning: not all that is laid over the config is shown: %v", err)
+}
+
 // offlineOverlay is the part of the JSON API that is about the overlay, over its
 // store and without a running airgate. Whoever can write there needs no token.
 func offlineOverlay(ctx context.Context, f *flags) (_ http.Handler, closeAll func(), err error) {
-	s, err := laidConfig(ctx, f)
+	s, err := laidConfig(ctx, f, nil)
 	if err != nil {
 		return nil, nil, err
 	}

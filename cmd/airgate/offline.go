@@ -22,7 +22,7 @@ import (
 // database, records are read from this. Where the database cannot be read, without
 // is told so, and the journal alone makes the balances; nil = that is an error.
 func offlineAPI(ctx context.Context, f *flags, without func(error)) (_ http.Handler, closeAll func(), err error) {
-	snapshot, err := laidConfig(ctx, f)
+	snapshot, err := laidConfig(ctx, f, nil)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,6 +1,6 @@
 package mutants
 
-// list is the safety lines of the engine and the journal.
+// list is the safety lines of the engine, the journal and the overlay.
 func list() []mutant {
 	return []mutant{
 		// The engine: what is held, granted and settled.
@@ -815,6 +815,43 @@ func list() []mutant {
 			line:   "		g.journal.Retire()\n",
 			mutant: "",
 			tests:  "TestAStopOnAFullDisk",
+		},
+
+		// The overlay: what was said to one holds everywhere, and does not get lost.
+		{
+			breaks: "a store that has lost an entry has it again",
+			file:   "policy/overlay/copy.go",
+			line:   "		if err := s.Put(ctx, e); err != nil {\n",
+			mutant: "		if err := error(nil); err != nil {\n",
+			tests:  "TestCopyPutsAgain|TestCopyOutlivesStores",
+		},
+		{
+			breaks: "a store that does not answer takes nothing away",
+			file:   "policy/overlay/copy.go",
+			line:   "			if err == nil || errors.Is(err, ErrUnreadable) {\n",
+			mutant: "			if clear(p.set); err == nil {\n",
+			tests:  "TestCopyPutsAgain",
+		},
+		{
+			breaks: "a revocation that is needed is not forgotten",
+			file:   "policy/overlay/copy.go",
+			line:   "return e.over(now) && (e.Kind != Revoke || !p.config.Needed(e))",
+			mutant: "return e.over(now)",
+			tests:  "TestCopyForgets",
+		},
+		{
+			breaks: "the later word holds",
+			file:   "policy/overlay/overlay.go",
+			line:   "return cmp.Or(e.Made.Compare(o.Made), bytes.Compare(e.appendJSON(nil), o.appendJSON(nil)))",
+			mutant: "return cmp.Or(0, bytes.Compare(e.appendJSON(nil), o.appendJSON(nil)))",
+			tests:  "TestMerge",
+		},
+		{
+			breaks: "a block holds in shadow",
+			file:   "policy/evaluate.go",
+			line:   "if w.p.shadow && s.Code.softens() && (u == nil || u.block == nil) {",
+			mutant: "if w.p.shadow && s.Code.softens() {",
+			tests:  "TestBlocks",
 		},
 	}
 }

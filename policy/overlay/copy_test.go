@@ -159,6 +159,12 @@ func TestCopyPutsAgain(t *testing.T) {
 		if _, err := p.Put(t.Context(), gone, time.Now()); !errors.Is(err, ErrNothing) {
 			t.Errorf("a second removal = %v, want %v", err, ErrNothing)
 		}
+		s.do(func() { s.down = errors.New("connection refused") })
+		pass(3 * time.Second)
+		if !maps.Equal(p.Entries(), setOf(revoked, gone)) {
+			t.Errorf("while the only store is down %v is known, want both last words", p.Entries())
+		}
+		s.do(func() { s.down = nil })
 		for name, set := range map[string]Set{"an empty store": {}, "an older word": setOf(old), "a store without the revocation": setOf(gone)} {
 			s.do(func() { s.set = set })
 			pass(time.Second)

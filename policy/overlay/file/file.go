@@ -157,7 +157,9 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	return nil, errors.Join(fmt.Errorf("lock overlay: %w", err), d.Close())
 }
 
-// replace writes the file whole or not at all, also where power fails.
+// replace writes the file whole or not at all, also where power fails. It stays
+// its owner's: who may write in the directory, such as root in an emergency, must
+// not take it from the airgate that reads it.
 func (s *Store) replace(text []byte) (err error) {
 	dir := filepath.Dir(s.path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(s.path)+".*") // readable by its owner alone
@@ -170,6 +172,9 @@ func (s *Store) replace(text []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(text)
+	if err == nil {
+		err = s.own(f)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -186,4 +191,20 @@ func (s *Store) replace(text []byte) (err error) {
 	_ = d.Sync() // as above
 	_ = d.Close()
 	return nil
+}
+
+// own gives f to whom the file belongs, or the directory where there is none.
+func (s *Store) own(f *os.File) error {
+	info, err := os.Stat(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		info, err = os.Stat(filepath.Dir(s.path))
+	}
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(owner.Uid) == os.Geteuid() {
+		return nil
+	}
+	return f.Chown(int(owner.Uid), int(owner.Gid))
 }

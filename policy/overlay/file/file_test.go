@@ -46,6 +46,29 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// TestOwner: who writes in somebody's directory writes somebody's file.
+func TestOwner(t *testing.T) {
+	dir, want := t.TempDir(), os.Geteuid()
+	if want == 0 {
+		if want = 65534; os.Chown(dir, want, want) != nil {
+			t.Fatal("root cannot give a directory away")
+		}
+	}
+	path := filepath.Join(dir, "overlay.jsonl")
+	for _, when := range []string{"first", "again"} {
+		if err := New(path).Put(t.Context(), revocation()); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Sys().(*syscall.Stat_t).Uid; int(got) != want || info.Mode().Perm() != 0o600 {
+			t.Errorf("written %s the file is of %d with mode %v, want %d and 0600", when, got, info.Mode(), want)
+		}
+	}
+}
+
 // TestUnreadableLines: they are told and kept; the others count.
 func TestUnreadableLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "overlay.jsonl")
