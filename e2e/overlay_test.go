@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"airgate/accounting/quota/redis/redistest"
 )
 
 // pair is two airgates, each with an Envoy, whose files are alike and that share
@@ -43,6 +45,28 @@ func newPair(t *testing.T) *pair {
 		p.until(w, 5*time.Second, http.StatusPaymentRequired, "budget_insufficient")
 	}
 	return p
+}
+
+// newFleet makes a pair that shares its files, and the overlay by the server.
+func newFleet(t *testing.T, kind string, server *redistest.Server) *pair {
+	t.Helper()
+	p := &pair{token: filepath.Join(t.TempDir(), "token")}
+	if err := os.WriteFile(p.token, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := worldOptions{
+		policy: fmt.Sprintf("quota: {store: %s, url: %q, replicas: 3, deadline: 1s}\n", kind, server.URL()) + usualPolicy,
+		flags:  []string{"--admin-write-token", p.token},
+	}
+	p.one = newWorld(t, o)
+	p.other = p.another(t)
+	return p
+}
+
+// another is one more airgate of the fleet, with a data directory of its own.
+func (p *pair) another(t *testing.T) *world {
+	t.Helper()
+	return newWorld(t, worldOptions{beside: p.one})
 }
 
 // until calls w until the answer has a status and a code, which it must have for
@@ -128,4 +152,74 @@ func TestOverlayReachesEveryAirgate(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestOverlayInASharedStore: what one is told reaches the other through the
+// server that they share, outlives what that loses, its end, and both airgates.
+func TestOverlayInASharedStore(t *testing.T) {
+	run := func(t *testing.T, binary redistest.Binary) {
+		server := redistest.Start(t, binary)
+		p := newFleet(t, binary.Name, server)
+		const promise = 2 * time.Second
+		all := []*world{p.one, p.other}
+		for _, w := range all {
+			p.until(w, 10*time.Second, http.StatusOK, "")
+		}
+		p.lay("block", "team", "search", "--until", "1h", "--reason", "INC-13")
+		p.until(p.one, 0, http.StatusForbidden, "rule_denied")
+		p.until(p.other, promise, http.StatusForbidden, "rule_denied")
+		p.lay("unblock", "team", "search", "--reason", "fixed")
+		p.until(p.one, 0, http.StatusOK, "")
+		p.until(p.other, promise, http.StatusOK, "")
+		id := strings.Split(p.one.keys["search"], "-")[1]
+		p.lay("keys", "revoke", id, "--now", "--reason", "leaked")
+		p.until(p.one, 0, http.StatusUnauthorized, "key_revoked")
+		p.until(p.other, promise, http.StatusUnauthorized, "key_revoked")
+
+		server.Do(t, "FLUSHALL")
+		for began := time.Now(); time.Since(began) < promise; time.Sleep(20 * time.Millisecond) {
+			for _, w := range all {
+				if a := w.do(call{}); a.code() != "key_revoked" {
+					t.Fatalf("after the server was emptied a revoked key is answered %d %s", a.status, a.body)
+				}
+			}
+		}
+		if n := server.Do(t, "HLEN", "airgate:overlay"); n != int64(2) {
+			t.Errorf("%v after the server was emptied it has %v entries, want the revocation and the end of the block", promise, n)
+		}
+
+		// Who was not there learns it from the server, before the first caller.
+		third := p.another(t)
+		p.until(third, 0, http.StatusUnauthorized, "key_revoked")
+		server.Kill()
+		for _, w := range append(all, third) {
+			p.until(w, 0, http.StatusUnauthorized, "key_revoked")
+		}
+		if out, code, _ := p.one.try("overlay", "--offline"); code != 3 {
+			t.Errorf("overlay --offline without the server = %d %s, want 3", code, out)
+		}
+		_, code, stderr := p.one.try("block", "team", "search", "--until", "1h", "--reason", "INC-14", "--offline")
+		if code != 3 || !strings.Contains(stderr, "block/team/search holds in this airgate, and NOT yet in others") {
+			t.Errorf("block --offline without the server = %d %s, want 3 and where it holds", code, stderr)
+		}
+		server.Restart(t)
+		wait := func(what string, ok func() bool) {
+			if !eventually(ok) {
+				t.Errorf("%s: not in time", what)
+			}
+		}
+		wait("the server is told by those who are there", func() bool { return server.Do(t, "HLEN", "airgate:overlay") == int64(2) })
+		wait("the other has what was said meanwhile", func() bool {
+			return strings.Contains(p.other.command("overlay", "--server", p.other.api), "INC-14")
+		})
+		idle := newWorld(t, worldOptions{beside: p.one, noServe: true, noEnvoy: true})
+		if err := os.Mkdir(filepath.Join(idle.dir, "data"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if out := idle.command("overlay", "--offline"); !strings.Contains(out, "INC-14") || !strings.Contains(out, "revoke/"+id) {
+			t.Errorf("overlay --offline = %s, want what the server has", out)
+		}
+	}
+	t.Run("redis", func(t *testing.T) { run(t, redistest.Redis(t)) })
+	t.Run("valkey", func(t *testing.T) { run(t, redistest.Valkey(t)) })
 }

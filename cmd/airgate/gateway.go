@@ -89,8 +89,8 @@ type gateway struct {
 	hashKey   []byte
 	sink      *sqlite.Sink // opened by the journal, closed after it
 	journal   *journal.Journal
-	overlay   *overlay.Copy
 	store     *quotaStore
+	overlay   *overlay.Copy
 	ledger    *accounting.Ledger
 	reloader  *config.Reloader
 	processor *processor.Processor
@@ -117,7 +117,8 @@ func startGateway(ctx context.Context, o gatewayOptions) (*gateway, error) {
 	started := context.AfterFunc(ctx, stop) // once it is, ctx is for the caller to watch
 	var err error
 	for _, open := range []func(context.Context) error{
-		g.load, g.openDoors, g.own, g.load, g.openJournal, g.openOverlay, g.openLedger, g.startShipping, g.openProcessor, g.openSocket,
+		g.load, g.openDoors, g.own, g.load, g.openJournal, g.openStore, g.openOverlay, g.openLedger, g.startShipping,
+		g.openProcessor, g.openSocket,
 	} {
 		if err = open(running); err != nil {
 			break
@@ -243,10 +244,14 @@ func (g *gateway) openHashKey() ([]byte, error) {
 	return key, nil
 }
 
+// openStore comes before the overlay, which airgates share where they share the
+// store.
+func (g *gateway) openStore(ctx context.Context) (err error) {
+	g.store, err = openStore(ctx, g.snapshot, g.registry, g.log)
+	return err
+}
+
 func (g *gateway) openLedger(ctx context.Context) (err error) {
-	if g.store, err = openStore(ctx, g.snapshot, g.registry, g.log); err != nil {
-		return err
-	}
 	g.ledger, err = accounting.New(accounting.Config{
 		Store: g.store, Shared: g.store.shared, Replicas: g.snapshot.Quota.Replicas, Replica: g.journal.Writer(), Registerer: g.registry, Log: g.log,
 	})

@@ -31,16 +31,21 @@ func overlayFile(data string, s *config.Snapshot) string {
 	return path
 }
 
-// overlayStores are where the overlay is, this machine's own last.
-func overlayStores(data string, s *config.Snapshot) []overlay.Store {
-	return []overlay.Store{file.New(overlayFile(data, s))}
+// overlayStores are where the overlay is: shared, unless that is nil, and then
+// this machine's own.
+func overlayStores(data string, s *config.Snapshot, shared overlay.Store) []overlay.Store {
+	own := file.New(overlayFile(data, s))
+	if shared == nil {
+		return []overlay.Store{own}
+	}
+	return []overlay.Store{shared, own}
 }
 
 // openOverlay lays over the config what operators have said, and puts both in
 // the book.
 func (g *gateway) openOverlay(ctx context.Context) (err error) {
 	g.overlay, err = overlay.NewCopy(ctx, overlay.CopyConfig{
-		Stores: overlayStores(g.data, g.snapshot), Needed: g.needed, Log: g.log,
+		Stores: overlayStores(g.data, g.snapshot, g.store.overlay), Needed: g.needed, Log: g.log,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: repair the file; a key may be revoked there and nowhere else", err)
@@ -128,20 +133,28 @@ func laidConfig(ctx context.Context, f *flags, warn func(error)) (*config.Snapsh
 	if err != nil {
 		return nil, err
 	}
-	stores := overlayStores(f.data, s)
-	list, err := stores[len(stores)-1].List(ctx)
-	if err != nil && warn == nil {
-		return nil, err
-	}
-	if err != nil {
+	known, faults := listAll(ctx, overlayStores(f.data, s, nil))
+	if err := errors.Join(faults...); err != nil {
+		if warn == nil {
+			return nil, err
+		}
 		warn(err)
-	}
-	known := overlay.Set{}
-	for _, e := range list {
-		known.Add(e)
 	}
 	now := time.Now()
 	return s.With(known.Holding(now), now)
+}
+
+// listAll is what stores have, and what was wrong with each.
+func listAll(ctx context.Context, stores []overlay.Store) (known overlay.Set, faults []error) {
+	known = overlay.Set{}
+	for _, s := range stores {
+		list, err := s.List(ctx)
+		faults = append(faults, err)
+		for _, e := range list {
+			known.Add(e)
+		}
+	}
+	return known, faults
 }
 
 // warnOverlay says that what is shown lacks the overlay, or a part of it.
@@ -149,33 +162,71 @@ func (t *terminal) warnOverlay(err error) {
 	t.say("warning: not all that is laid over the config is shown: %v", err)
 }
 
-// offlineOverlay is the part of the JSON API that is about the overlay, over its
-// store and without a running airgate. Whoever can write there needs no token.
-func offlineOverlay(ctx context.Context, f *flags) (_ http.Handler, closeAll func(), err error) {
-	s, err := laidConfig(ctx, f, nil)
+// closedStore is a store that could not be opened: every call says why.
+type closedStore struct{ why error }
+
+func (s closedStore) List(context.Context) ([]overlay.Entry, error) { return nil, s.why }
+func (s closedStore) Put(context.Context, overlay.Entry) error      { return s.why }
+func (s closedStore) Delete(context.Context, string) error          { return s.why }
+
+// offlineStores are where the overlay is, without a running airgate. What is said
+// on this machine does not wait for a shared store that cannot be opened: the
+// next airgate of the data directory tells it.
+func offlineStores(ctx context.Context, data string, s *config.Snapshot) (stores []overlay.Store, closeAll func()) {
+	q, err := openStore(ctx, s, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return nil, nil, err
+		return overlayStores(data, s, closedStore{err}), func() {}
 	}
-	if _, err := os.Stat(filepath.Dir(overlayFile(f.data, s))); err != nil {
-		return nil, nil, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
-	}
-	files := s
-	put := func(ctx context.Context, e overlay.Entry) (overlay.Entry, error) {
-		c, err := overlay.NewCopy(ctx, overlay.CopyConfig{
-			Stores: overlayStores(f.data, files), Log: slog.New(slog.DiscardHandler),
-			Needed: func(e overlay.Entry) bool { return !files.Ended(e.Name, time.Now()) },
-		})
+	return overlayStores(data, s, q.overlay), func() { _ = q.close() } // it has answered what it was asked
+}
+
+// offlineOverlay is the part of the JSON API that is about the overlay, over its
+// stores and without a running airgate. Whoever can write there needs no token.
+// A write needs this machine's own, a list all of them.
+func offlineOverlay(list bool) func(context.Context, *flags) (http.Handler, func(), error) {
+	return func(ctx context.Context, f *flags) (_ http.Handler, closeAll func(), err error) {
+		files, err := loadConfig(f.config)
 		if err != nil {
-			return overlay.Entry{}, err
+			return nil, nil, err
 		}
-		if e, err = c.Put(ctx, e, time.Now()); err != nil {
-			return e, err
+		if _, err := os.Stat(filepath.Dir(overlayFile(f.data, files))); err != nil {
+			return nil, nil, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))
 		}
-		now := time.Now()
-		s, err = files.With(c.Entries().Holding(now), now)
-		return e, err
+		stores, closeAll := offlineStores(ctx, f.data, files)
+		known, faults := listAll(ctx, stores)
+		own := len(stores) - 1
+		err = faults[own]
+		if shared := errors.Join(faults[:own]...); err == nil && shared != nil && list {
+			err = unreachable(shared)
+		}
+		var s *config.Snapshot
+		lay := func(known overlay.Set) (err error) {
+			now := time.Now()
+			s, err = files.With(known.Holding(now), now)
+			return err
+		}
+		if err == nil {
+			err = lay(known)
+		}
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		put := func(ctx context.Context, e overlay.Entry) (overlay.Entry, error) {
+			c, err := overlay.NewCopy(ctx, overlay.CopyConfig{
+				Stores: stores, Log: slog.New(slog.DiscardHandler),
+				Needed: func(e overlay.Entry) bool { return !files.Ended(e.Name, time.Now()) },
+			})
+			if err != nil {
+				return overlay.Entry{}, err
+			}
+			if e, err = c.Put(ctx, e, time.Now()); err != nil {
+				return e, err
+			}
+			return e, lay(c.Entries())
+		}
+		return admin.New(admin.Config{
+			Snapshot: func() *config.Snapshot { return s }, Put: put, WriteToken: func() (string, error) { return "", nil },
+		}).Admin(), closeAll, nil
 	}
-	return admin.New(admin.Config{
-		Snapshot: func() *config.Snapshot { return s }, Put: put, WriteToken: func() (string, error) { return "", nil },
-	}).Admin(), func() {}, nil
 }

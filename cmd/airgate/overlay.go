@@ -22,7 +22,7 @@ import (
 const writeTokenFlag = "admin-write-token"
 
 func newOverlay(t *terminal, f *flags) *cobra.Command {
-	r := reader{api: offlineOverlay}
+	r := reader{api: offlineOverlay(true)}
 	cmd := &cobra.Command{
 		Use: "overlay", Short: "What is laid over the config for a while: raises, blocks, revocations; -o yaml is what to commit in its place",
 		Long: "Lists the entries that hold, or would if the files allowed it: airgate budgets raise, block, unblock and keys\n" +
@@ -56,7 +56,7 @@ func newOverlay(t *terminal, f *flags) *cobra.Command {
 	}
 	r.add(cmd, f, "table", "json", "yaml")
 	r.hint = ", --offline reads its store"
-	cmd.Flags().BoolVar(&r.offline, "offline", false, "read the store that --config names, or that of --data, instead of asking a running airgate")
+	cmd.Flags().BoolVar(&r.offline, "offline", false, "read the stores of --config and --data instead of asking a running airgate")
 	return cmd
 }
 
@@ -82,8 +82,8 @@ type laying struct {
 func (l *laying) add(cmd *cobra.Command, f *flags) {
 	l.reader.add(cmd, f, "yaml", "json")
 	cmd.Flags().Lookup("output").Usage = "yaml (what to commit in its place) or json"
-	l.api, l.hint = offlineOverlay, ", --offline writes to the store itself"
-	cmd.Flags().BoolVar(&l.offline, "offline", false, "write to the store that --config names, or that of --data, instead of asking a running airgate")
+	l.api, l.hint = offlineOverlay(false), ", --offline writes to the store itself"
+	cmd.Flags().BoolVar(&l.offline, "offline", false, "write to the stores of --config and --data instead of asking a running airgate")
 	cmd.Flags().StringVar(&l.tokenFile, writeTokenFlag, "", "file with the token that the airgate was started with")
 	cmd.Flags().StringVar(&l.by, "by", "", "who says so (default: the user of this system)")
 	cmd.Flags().StringVar(&l.reason, "reason", "", "why; callers that are refused are told, but for a revoked key")

@@ -87,7 +87,7 @@ func TestOverridesWaitForRoom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := disktest.New(1)
-				g := &gateway{balances: accounting.NewBalances(), snapshot: snapshot}
+				g := &gateway{balances: accounting.NewBalances(), snapshot: snapshot, store: &quotaStore{}}
 				g.log, g.data = slog.New(slog.DiscardHandler), t.TempDir()
 				block := overlay.Entry{
 					Kind: overlay.BlockTeam, Name: "search", By: "kim", Reason: "INC-12", Made: time.Now().UTC(), Until: time.Now().Add(time.Hour).UTC(),

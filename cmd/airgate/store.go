@@ -14,6 +14,8 @@ import (
 	"airgate/accounting/quota/memory"
 	"airgate/accounting/quota/redis"
 	"airgate/policy/config"
+	"airgate/policy/overlay"
+	overlayredis "airgate/policy/overlay/redis"
 )
 
 // kubernetes is a variable that the kubelet sets in every container.
@@ -34,9 +36,10 @@ func aloneOrShared(q config.Quota) error {
 type quotaStore struct {
 	quota.Store
 
-	shared bool                        // other airgates count on it, too
-	whole  func(context.Context) error // waits until it grants
-	close  func() error
+	shared  bool                        // other airgates count on it, too
+	overlay overlay.Store               // on the same server; nil = there is none
+	whole   func(context.Context) error // waits until it grants
+	close   func() error
 }
 
 // openStore opens the quota store that s names.
@@ -51,7 +54,9 @@ func openStore(ctx context.Context, s *config.Snapshot, r prometheus.Registerer,
 	if err != nil {
 		return nil, storeFault(q.Store, err)
 	}
-	return &quotaStore{Store: shared, shared: true, whole: shared.Whole, close: shared.Close}, nil
+	return &quotaStore{
+		Store: shared, shared: true, overlay: overlayredis.New(shared.Client()), whole: shared.Whole, close: shared.Close,
+	}, nil
 }
 
 // storeFault tells a store that cannot be reached, or whose password cannot be

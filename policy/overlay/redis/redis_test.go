@@ -127,3 +127,23 @@ func TestLostAndDown(t *testing.T) {
 	defer stop()
 	wait("the server is told what it missed", func() bool { return server.Do(t, "HEXISTS", Key, "block/team/search") == int64(1) })
 }
+
+// TestUser: the user that the guide in accounting names is enough.
+func TestUser(t *testing.T) {
+	for _, b := range redistest.Binaries(t) {
+		server := redistest.Start(t, b)
+		server.Do(t, "ACL", "SETUSER", "airgate", "on", ">geheim", "resetchannels", "~airgate:overlay", "+hgetall", "+hset", "+hdel")
+		c := goredis.NewClient(&goredis.Options{Addr: server.Addr, Username: "airgate", Password: "geheim", Protocol: 2, DisableIdentity: true})
+		t.Cleanup(func() { _ = c.Close() })
+		s := New(c)
+		if err := s.Put(t.Context(), revocation()); err != nil {
+			t.Errorf("%s: Put = %v", b, err)
+		}
+		if list, err := s.List(t.Context()); err != nil || len(list) != 1 {
+			t.Errorf("%s: List = %v, %v, want the entry", b, list, err)
+		}
+		if err := s.Delete(t.Context(), revocation().ID()); err != nil {
+			t.Errorf("%s: Delete = %v", b, err)
+		}
+	}
+}
