@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode"
 
 	"github.com/spf13/cobra"
 
 	"airgate/accounting/money"
+	"airgate/policy/config"
 )
 
 // explained is what explain reads of a request of the API.
@@ -99,7 +101,8 @@ func newExplain(t *terminal, f *flags) *cobra.Command {
 		Use:   "explain ID",
 		Short: "Why a request was allowed or refused, and what it cost",
 		Long: "ID is the x-airgate-request-id of the answer. Figures are those at the moment of the decision, which is\n" +
-			"what the record keeps: they do not change when limits do.",
+			"what the record keeps: they do not change when limits do. What a limit does while the shared store is down is\n" +
+			"that of the config in force.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if last == (len(args) == 1) {
@@ -125,7 +128,11 @@ func newExplain(t *terminal, f *flags) *cobra.Command {
 				_, err := t.out.Write(body)
 				return err
 			}
-			_, err = fmt.Fprint(t.out, e.text())
+			var now struct{ Outages []config.Outage }
+			if _, err := r.get(cmd.Context(), "/-/config", &now); err != nil {
+				return err
+			}
+			_, err = fmt.Fprint(t.out, e.text(now.Outages))
 			return err
 		},
 	}
@@ -135,8 +142,29 @@ func newExplain(t *terminal, f *flags) *cobra.Command {
 	return cmd
 }
 
+// outage tells what becomes of calls on l while the store is down, and the
+// bound that then holds; "" where no store can be down, or nothing is refused.
+func (l *explainedLimit) outage(all []config.Outage) string {
+	i := slices.IndexFunc(all, func(o config.Outage) bool { return o.Name == l.Name && o.Resource == l.Resource })
+	if i < 0 || l.Mode == "shadow" {
+		return ""
+	}
+	o := &all[i]
+	does := "a call that lacks what is in hand is refused"
+	switch {
+	case o.OnStoreDown == "allow":
+		return "a call passes, and there is no bound"
+	case o.Each != nil:
+		does = "each airgate may hold " + o.Each.String() + " USD beyond what it has in hand, then refuses"
+	}
+	if limit, err := money.ParseUSD(string(l.Limit)); err == nil && o.Beyond != nil {
+		does += "; the bound is " + (limit + *o.Beyond).String() + " USD"
+	}
+	return does
+}
+
 // text tells the request from caller to cost.
-func (e *explained) text() string {
+func (e *explained) text(outages []config.Outage) string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-10s %s\n", name, plain(fmt.Sprintf(format, args...)))
@@ -170,6 +198,9 @@ func (e *explained) text() string {
 		}
 		line("limit", "%s: %s %s, used %s, held by others %s, needed %s%s%s%s", l.Name, l.Limit, unit, l.Used, l.Reserved, l.Needed,
 			until(l.Reset), shadow(l.Mode), l.verdict())
+		if text := l.outage(outages); text != "" {
+			line("store down", "%s: %s", l.Name, text)
+		}
 	}
 	if e.Store != "" {
 		line("store", "the quota store had not answered: the decision rests on what this airgate had in hand, and on onStoreDown")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -63,10 +64,67 @@ config     5b8e
 			if err := json.Unmarshal(record.AppendObject(nil, &c.r), &e); err != nil {
 				t.Fatal(err)
 			}
-			if d := cmp.Diff(strings.Split(c.want, "\n"), strings.Split(e.text(), "\n")); d != "" {
+			if d := cmp.Diff(strings.Split(c.want, "\n"), strings.Split(e.text(nil), "\n")); d != "" {
 				t.Errorf("text, want - got +:\n%s", d)
 			}
 		})
+	}
+}
+
+// explain tells what each limit of the request does while the store is down,
+// and the bound that holds then.
+func TestExplainOutage(t *testing.T) {
+	o := testOptions(t)
+	g := open(t, o)
+	deny := record.Record{
+		Type: record.Deny, Time: time.Now(), RequestID: "r", Decision: "deny", Code: "budget_exhausted", Class: "budget", Family: "budget",
+		Limits: []record.Limit{
+			{Name: "both", Account: "a", Resource: "requests", Limit: 20, Needed: 1, Mode: "enforce"},
+			{Name: "parallel", Account: "b", Resource: "concurrent", Limit: 16, Needed: 1, Mode: "enforce"},
+			{Name: "both", Account: "c", Resource: "usd", Limit: 500e9, Needed: 3e9, Mode: "enforce"},
+			{Name: "eval", Account: "d", Resource: "usd", Limit: 200e9, Needed: 3e9, Mode: "enforce"},
+			{Name: "company", Account: "e", Resource: "usd", Limit: 200e9, Needed: 3e9, Mode: "shadow"},
+			{Name: "gone", Account: "f", Resource: "usd", Limit: 200e9, Needed: 3e9, Mode: "enforce"},
+		},
+	}
+	if _, err := g.journal.Append(&deny); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, g)
+	const entries = `limits:
+  - {name: both, requests: 20/s}
+  - {name: parallel, concurrent: 16, onStoreDown: allow}
+budgets:
+  - {name: both, usd: 500, per: month}
+  - {name: eval, usd: 200, per: week, onStoreDown: {allowWithinUSD: 5}}
+  - {name: company, usd: 200, per: week, mode: shadow}
+`
+	for quota, want := range map[string][]string{
+		"quota: {store: memory}\n": nil,
+		"quota: {store: redis, url: redis://localhost, replicas: 4}\n": {
+			"store down both: a call that lacks what is in hand is refused",
+			"store down parallel: a call passes, and there is no bound",
+			"store down both: a call that lacks what is in hand is refused; the bound is 500 USD",
+			"store down eval: each airgate may hold 1.25 USD beyond what it has in hand, then refuses; the bound is 205 USD",
+		},
+	} {
+		text, _, _ := strings.Cut(testConfig, "budgets:")
+		if err := os.WriteFile(o.config, []byte(text+entries+quota), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out, talk strings.Builder
+		if code := run([]string{"explain", "--last", "--offline", "--config", o.config, "--data", o.data}, strings.NewReader(""), &out, &talk); code != exitFine {
+			t.Fatalf("explain ends with %d: %s", code, talk.String())
+		}
+		var got []string
+		for l := range strings.SplitSeq(out.String(), "\n") {
+			if strings.HasPrefix(l, "store down") {
+				got = append(got, l)
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%swant - got +:\n%s", quota, d)
+		}
 	}
 }
 

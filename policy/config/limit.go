@@ -28,6 +28,11 @@ func (c *compiler) compileLimits() {
 	if len(*c.problems) > 0 {
 		return // the table is made of what is right
 	}
+	if q := c.snapshot.Quota; q.Shared() {
+		for i := range all {
+			c.snapshot.outages = append(c.snapshot.outages, q.outage(&all[i]))
+		}
+	}
 	var err error
 	c.snapshot.Limits, err = accounting.Rules{Limits: all, AllowUnbudgeted: unbudgeted, Known: completing(c.snapshot.Policy)}.Compile()
 	if err == nil {

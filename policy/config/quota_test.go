@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"airgate/accounting/money"
 )
 
 // quotaOf compiles a section quota, and returns what is warned of in it.
@@ -102,5 +104,35 @@ budgets: [{name: search, match: {team: search}, usd: 500, per: month, warnAt: [8
 	s, err = LoadBytes("now.yaml", []byte("apiVersion: airgate/v1\nquota: {store: redis, url: \"redis://127.0.0.1:6379\"}\n"), time.Now())
 	if err != nil || s.Usable() != nil {
 		t.Errorf("a shared store: %v, %v; want nil twice", err, s.Usable())
+	}
+}
+
+// TestOutages: what each limit and budget does while the store is down is part
+// of the view, defaults included.
+func TestOutages(t *testing.T) {
+	const entries = base + `
+limits:
+  - {name: rps, requests: 5/s}
+  - {name: parallel, concurrent: 5, onStoreDown: allow}
+budgets:
+  - {name: search, usd: 500, per: month, warnAt: [80%]}
+  - {name: eval, usd: 200, per: week, onStoreDown: {allowWithinUSD: 5}}
+`
+	want := []Outage{
+		{Name: "rps", Resource: "requests", OnStoreDown: "deny"},
+		{Name: "parallel", Resource: "concurrent", OnStoreDown: "allow"},
+		{Name: "search", Resource: "usd", OnStoreDown: "deny", Beyond: new(0 * money.USD)},
+		{Name: "eval", Resource: "usd", OnStoreDown: "allowWithinUSD", Beyond: new(5 * money.USD), Each: new(money.NanoUSD(1_666_666_666))},
+	}
+	for quota, want := range map[string][]Outage{
+		"quota: {store: redis, url: redis://localhost, replicas: 3}": want, "quota: {store: memory}": nil,
+	} {
+		s, err := LoadBytes("test.yaml", []byte(entries+quota), now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, s.View().Outages); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", quota, diff)
+		}
 	}
 }

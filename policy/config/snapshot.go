@@ -75,6 +75,7 @@ type Snapshot struct {
 	terms    map[string]terms // :: canonical model name → what a call of it costs at most
 	index    map[string]int   // :: provider name → place in Providers
 	sections *sections        // what it was compiled from, for View and With
+	outages  []Outage         // for View
 }
 
 // Provider is how a provider is reached. Package envoy/xds turns it into

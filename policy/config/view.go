@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"airgate/accounting"
 	"airgate/accounting/money"
 )
 
@@ -21,7 +22,39 @@ type View struct {
 	Warnings []Problem            `json:"warnings"`
 	Config   map[string]any       `json:"config"`  // fields named as in the files; absent ones are absent
 	Models   map[string]ModelView `json:"models"`  // the canonical ones
+	Outages  []Outage             `json:"outages"` // limits, then budgets; none if the store is in memory and so is never down
 	Overlay  []LaidView           `json:"overlay"` // what is laid over Config, which is the files' alone
+}
+
+// Outage is what becomes of a call that needs the shared store for a limit or
+// budget while that does not answer. A call that finds what it needs in hand
+// asks no store.
+type Outage struct {
+	Name        string `json:"name"`
+	Resource    string `json:"resource"`    // usd, tokens, requests or concurrent
+	OnStoreDown string `json:"onStoreDown"` // deny, allow or allowWithinUSD
+
+	// Of a budget. All airgates together spend at most Beyond more than its
+	// limit, in each account and window; each of them at most Each more than it
+	// has in hand.
+	Beyond *money.NanoUSD `json:"beyondUSD,omitempty"`
+	Each   *money.NanoUSD `json:"eachUSD,omitempty"`
+}
+
+// outage is that of a compiled limit.
+func (q Quota) outage(l *accounting.Limit) Outage {
+	o := Outage{Name: l.Name, Resource: l.Resource.String(), OnStoreDown: "deny"}
+	within := l.OnStoreDown.Within
+	switch {
+	case l.OnStoreDown.Allow:
+		o.OnStoreDown = "allow"
+	case within > 0:
+		o.OnStoreDown, o.Each = "allowWithinUSD", new(within/money.NanoUSD(q.Replicas))
+	}
+	if l.Resource == accounting.USD {
+		o.Beyond = &within
+	}
+	return o
 }
 
 // ModelView is what a call of a model costs at most, as of the loading.
@@ -40,7 +73,7 @@ func (s *Snapshot) View() View {
 	v := View{
 		Hash: s.Hash, Loaded: s.Loaded, Sources: s.Sources, Kinds: s.Kinds, Warnings: s.Warnings,
 		Config: fieldsView(reflect.ValueOf(s.sections).Elem()),
-		Models: make(map[string]ModelView, len(s.terms)), Overlay: []LaidView{},
+		Models: make(map[string]ModelView, len(s.terms)), Outages: s.outages, Overlay: []LaidView{},
 	}
 	for i := range s.Laid {
 		v.Overlay = append(v.Overlay, s.Laid[i].View())
