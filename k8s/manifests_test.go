@@ -32,9 +32,8 @@ import (
 // manifests is everything in base, decoded strictly: an unknown field or a
 // field given twice is an error.
 type manifests struct {
-	deployment appsv1.Deployment
+	set        appsv1.StatefulSet
 	service    corev1.Service
-	claims     map[string]corev1.PersistentVolumeClaim
 	configs    map[string]corev1.ConfigMap
 	namespace  corev1.Namespace
 	configText []byte // config.yaml as it is
@@ -42,7 +41,7 @@ type manifests struct {
 
 func load(t *testing.T) *manifests {
 	t.Helper()
-	m := &manifests{claims: map[string]corev1.PersistentVolumeClaim{}, configs: map[string]corev1.ConfigMap{}}
+	m := &manifests{configs: map[string]corev1.ConfigMap{}}
 	for _, name := range resources(t) {
 		text, err := os.ReadFile(filepath.Join("base", name))
 		if err != nil {
@@ -66,17 +65,12 @@ func (m *manifests) add(document []byte) error {
 		return err
 	}
 	switch kind.Kind {
-	case "Deployment":
-		return decode(document, &m.deployment)
+	case "StatefulSet":
+		return decode(document, &m.set)
 	case "Service":
 		return decode(document, &m.service)
 	case "Namespace":
 		return decode(document, &m.namespace)
-	case "PersistentVolumeClaim":
-		var c corev1.PersistentVolumeClaim
-		err := decode(document, &c)
-		m.claims[c.Name] = c
-		return err
 	case "ConfigMap":
 		var c corev1.ConfigMap
 		err := decode(document, &c)
@@ -117,7 +111,7 @@ func resources(t *testing.T) []string {
 	return k.Resources
 }
 
-func (m *manifests) pod() *corev1.PodSpec { return &m.deployment.Spec.Template.Spec }
+func (m *manifests) pod() *corev1.PodSpec { return &m.set.Spec.Template.Spec }
 
 func (m *manifests) container(t *testing.T, name string) *corev1.Container {
 	t.Helper()
@@ -185,7 +179,7 @@ func TestRestricted(t *testing.T) {
 	}
 	level := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
 	refusals := func(spec *corev1.PodSpec) (why []string) {
-		for _, r := range evaluator.EvaluatePod(level, &m.deployment.Spec.Template.ObjectMeta, spec) {
+		for _, r := range evaluator.EvaluatePod(level, &m.set.Spec.Template.ObjectMeta, spec) {
 			if !r.Allowed {
 				why = append(why, r.ForbiddenReason+": "+r.ForbiddenDetail)
 			}
@@ -227,7 +221,7 @@ func TestConfigCompiles(t *testing.T) {
 	if err != nil {
 		t.Fatalf("LoadBytes = %v, want no error", err)
 	}
-	if q := snapshot.Quota; q.Shared() || q.Replicas != int(*m.deployment.Spec.Replicas) {
+	if q := snapshot.Quota; q.Shared() || q.Replicas != int(*m.set.Spec.Replicas) {
 		t.Errorf("quota = %+v, want it in memory, with replicas: 1 beside it: airgate insists on that in Kubernetes", q)
 	}
 	f := flags(m.container(t, "bootstrap").Args)
@@ -279,8 +273,8 @@ func TestSidecar(t *testing.T) {
 	if m.pod().SecurityContext.RunAsUser == nil {
 		t.Error("the pod has no runAsUser: Envoy's admin socket is for one user only")
 	}
-	if *m.deployment.Spec.Replicas != 1 || m.deployment.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
-		t.Errorf("replicas %d, strategy %s: with quota in memory there is one, and never two at a time", *m.deployment.Spec.Replicas, m.deployment.Spec.Strategy.Type)
+	if m.set.Spec.ServiceName != m.service.Name || m.set.Spec.PodManagementPolicy != appsv1.ParallelPodManagement {
+		t.Errorf("service %q, pod management %q, want %q and Parallel", m.set.Spec.ServiceName, m.set.Spec.PodManagementPolicy, m.service.Name)
 	}
 }
 
@@ -315,7 +309,11 @@ func TestPathsAgree(t *testing.T) {
 	if i := slices.Index(envoy.Args, "--config-path"); !found || i < 0 || envoy.Args[i+1] != written {
 		t.Errorf("the bootstrap is written to %q, Envoy's arguments are %q", written, envoy.Args)
 	}
-	defined := map[string]corev1.Volume{}
+	claims := m.set.Spec.VolumeClaimTemplates
+	if len(claims) != 1 || claims[0].Name != "data" || m.set.Spec.PersistentVolumeClaimRetentionPolicy != nil {
+		t.Errorf("claims = %v, want data alone, which outlives the StatefulSet", claims)
+	}
+	defined := map[string]corev1.Volume{"data": {}}
 	for _, v := range m.pod().Volumes {
 		defined[v.Name] = v
 	}
@@ -330,9 +328,6 @@ func TestPathsAgree(t *testing.T) {
 	}
 	if got, want := slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(defined)); !slices.Equal(got, want) {
 		t.Errorf("volumes mounted = %v, defined = %v", got, want)
-	}
-	if claim := defined["data"].PersistentVolumeClaim; claim == nil || m.claims[claim.ClaimName].Name == "" {
-		t.Errorf("volume data = %v, want a claim of base", defined["data"])
 	}
 	if run := defined["run"].EmptyDir; run == nil || run.Medium != corev1.StorageMediumMemory || run.SizeLimit == nil {
 		t.Errorf("volume run = %v, want a bounded folder in memory", defined["run"])
@@ -395,8 +390,8 @@ func TestPortsAgree(t *testing.T) {
 	if s := m.service.Spec; len(s.Ports) != 1 || s.Ports[0].TargetPort.StrVal != "http" || ports["http"] == 0 {
 		t.Errorf("service ports = %v, want http alone: ops is for the cluster's own", s.Ports)
 	}
-	if got, want := m.service.Spec.Selector, m.deployment.Spec.Template.Labels; !maps.Equal(got, want) || !maps.Equal(m.deployment.Spec.Selector.MatchLabels, want) {
-		t.Errorf("selectors = %v, %v, want the pod's labels %v", got, m.deployment.Spec.Selector.MatchLabels, want)
+	if got, want := m.service.Spec.Selector, m.set.Spec.Template.Labels; !maps.Equal(got, want) || !maps.Equal(m.set.Spec.Selector.MatchLabels, want) {
+		t.Errorf("selectors = %v, %v, want the pod's labels %v", got, m.set.Spec.Selector.MatchLabels, want)
 	}
 }
 
