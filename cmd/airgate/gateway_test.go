@@ -610,6 +610,9 @@ func TestFailedStart(t *testing.T) {
 		"no database": {func(o *gatewayOptions) {
 			_ = os.MkdirAll(filepath.Join(o.data, "usage.db"), 0o700)
 		}, "usage.db"},
+		"no store": {func(o *gatewayOptions) {
+			_ = os.WriteFile(o.config, []byte(testConfig+"quota: {store: redis, url: redis://127.0.0.1:1}\n"), 0o600)
+		}, "store: "},
 		"socket is a file": {func(o *gatewayOptions) { o.extProc = "unix://" + o.config }, "exists and is not a socket"},
 		"ops in use":       {func(o *gatewayOptions) { o.ops = busy.Addr().String() }, "--ops " + busy.Addr().String() + " is in use"},
 		"bad admin":        {func(o *gatewayOptions) { o.admin = "127.0.0.1:http:" }, "--admin 127.0.0.1:http:"},
