@@ -435,8 +435,93 @@ func TestAutonomy(t *testing.T) {
 			t.Errorf("a call of nearly all that is left: %+v", r)
 		}
 		s.end()
-		if settled, escrowed := has(t, s.store.Store, "usd|month@UTC"); settled != spent || escrowed != 0 {
+		if settled, escrowed := has(t, s.store.Store); settled != spent || escrowed != 0 {
 			t.Errorf("the store has %d settled and %d escrowed, want %d and 0", settled, escrowed, spent)
+		}
+	})
+}
+
+// TestSharedDebt: what a call used beyond its hold is missed by the others, and what it
+// did not use is there for them.
+func TestSharedDebt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 2, accounting.Limit{Name: "r", Resource: accounting.Tokens, Amount: 60, Per: time.Minute})
+		var h accounting.Hold
+		try := func(i int, need, used money.Tokens) bool {
+			r := admit(s.ledgers[i], &h, s.tables[i], subject("k", "t"), accounting.Need{Tokens: need}, time.Now())
+			if r == nil {
+				s.ledgers[i].Settle(&h, 0, used, time.Now())
+			}
+			time.Sleep(time.Second) // it is told
+			return r == nil
+		}
+		if !try(0, 50, 10) || !try(1, 48, 100) {
+			t.Error("what was not used is not there for the other")
+		}
+		if try(0, 1, 1) {
+			t.Error("a debt is the debt of one ledger only")
+		}
+		time.Sleep(55 * time.Second) // some 110 less 60 have flowed back, and a few seconds' worth
+		if !try(0, 1, 1) {
+			t.Error("the debt does not flow back")
+		}
+		s.end()
+	})
+}
+
+// TestPermitsOfWhoIsCutOff: a ledger that has not reached the store for a while gives
+// out no permit any more: they may be others'.
+func TestPermitsOfWhoIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 1, accounting.Limit{Name: "c", Resource: accounting.Concurrent, Amount: 2})
+		var h [2]accounting.Hold
+		busy := func(n int) (admitted int) { // keeps n in use for a moment
+			for i := range n {
+				if admit(s.ledgers[0], &h[i], s.tables[0], subject("k", "t"), accounting.Need{}, time.Now()) == nil {
+					admitted++
+				}
+			}
+			for i := range n {
+				s.ledgers[0].Release(&h[i], time.Now())
+			}
+			return admitted
+		}
+		if busy(2) != 2 {
+			t.Fatal("there are two permits")
+		}
+		s.store.down.Store(true)
+		for began := time.Now(); time.Since(began) < 25*time.Second; time.Sleep(time.Second) {
+			n, passed := busy(2), time.Since(began)
+			if passed < 15*time.Second && n != 2 || passed > 21*time.Second && n != 0 {
+				t.Errorf("after %s without the store %d permits were given out", passed, n)
+			}
+		}
+		s.store.down.Store(false)
+		s.end()
+	})
+}
+
+// TestWithinIsDivided: what a budget allows while the store is down is for all replicas
+// together.
+func TestWithinIsDivided(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &reach{Store: memory.New()}
+		l, err := accounting.New(accounting.Config{Store: store, Replica: "r.1", Shared: true, Replicas: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		table := apply(t, l, accounting.Limit{Name: "b", Resource: accounting.USD, Amount: 1000, Window: accounting.Day, OnStoreDown: accounting.OnStoreDown{Within: 50}})
+		store.down.Store(true)
+		admitted := 0
+		for range 10 {
+			var h accounting.Hold
+			if admit(l, &h, table, subject("k", "t"), accounting.Need{USD: 10}, time.Now()) == nil {
+				admitted++
+				l.Settle(&h, 10, 0, time.Now())
+			}
+		}
+		if admitted != 2 {
+			t.Errorf("%d calls of 10 were admitted without the store, want 2: half of 50", admitted)
 		}
 	})
 }

@@ -57,10 +57,10 @@ func (i *incarnation) settle(id string, h *accounting.Hold, cost int64) {
 	i.say(record.Record{Type: record.Settle, RequestID: id, Cost: money.NanoUSD(cost)})
 }
 
-// has is what the store has of the month, read as a replica of its own.
-func has(t *testing.T, store quota.Store, account string) (settled, escrowed int64) {
+// has is what the store has of a budget of the month, read as a replica of its own.
+func has(t *testing.T, store quota.Store) (settled, escrowed int64) {
 	t.Helper()
-	st, err := store.Sync(context.Background(), quota.Sync{Key: quota.Key{Account: account, Window: time.Now().UTC().Format("2006-01")}, Replica: "reader", Seq: 1, Mode: quota.NoGrants})
+	st, err := store.Sync(context.Background(), quota.Sync{Key: quota.Key{Account: "usd|month@UTC", Window: time.Now().UTC().Format("2006-01")}, Replica: "reader", Seq: 1, Mode: quota.NoGrants})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestSucceed(t *testing.T) {
 		book := accounting.NewBalances()
 		expect := func(when string, settled, escrowed int64) {
 			t.Helper()
-			if s, e := has(t, store, "usd|month@UTC"); s != settled || e != escrowed {
+			if s, e := has(t, store); s != settled || e != escrowed {
 				t.Errorf("%s: the store has %d settled and %d escrowed, want %d and %d", when, s, e, settled, escrowed)
 			}
 		}
@@ -87,8 +87,8 @@ func TestSucceed(t *testing.T) {
 		ran := make(chan error)
 		go func() { ran <- first.ledger.Run(ctx) }()
 		var h [3]accounting.Hold
-		first.admit("a", &h[0], 100)
-		first.settle("a", &h[0], 40)
+		first.admit("a", &h[0], 200)
+		first.settle("a", &h[0], 140)
 		first.admit("b", &h[1], 100)
 		time.Sleep(time.Second)
 		first.admit("c", &h[2], 50)
@@ -96,13 +96,13 @@ func TestSucceed(t *testing.T) {
 		if err := <-ran; err != nil {
 			t.Error(err)
 		}
-		if _, escrowed := has(t, store, "usd|month@UTC"); escrowed < 150 {
+		if _, escrowed := has(t, store); escrowed < 150 {
 			t.Errorf("%d escrowed to who was killed, want what its calls hold and more", escrowed)
 		}
 		first.say(record.Record{Type: record.Settle, RequestID: "c", Cost: 50}) // as SettleOrphans
 
 		second := begin(t, store, book, "r.2", month)
-		expect("after the first was killed", 40+100+50, 0)
+		expect("after the first was killed", 140+100+50, 0)
 		var d accounting.Hold
 		second.admit("d", &d, 10)
 		second.settle("d", &d, 7)
@@ -111,7 +111,7 @@ func TestSucceed(t *testing.T) {
 			t.Fatal(err)
 		}
 		second.say(*accounting.QuotaClosed(time.Now(), "r.2"))
-		expect("after the second has closed", 197, 0)
+		expect("after the second has closed", 297, 0)
 		if left := book.Sharing(); len(left) > 0 {
 			t.Errorf("%v have not closed what they had, say the records", left)
 		}
@@ -123,7 +123,7 @@ func TestSucceed(t *testing.T) {
 			t.Errorf("RestoreCheckpoint = %v; or it is another one then", err)
 		}
 		begin(t, store, again, "r.3", month)
-		expect("after a start with nothing to close", 197, 0)
+		expect("after a start with nothing to close", 297, 0)
 
 		// r.3 has done nothing, and is killed: what it is not known to have had comes
 		// back, too.
@@ -131,7 +131,7 @@ func TestSucceed(t *testing.T) {
 		third := begin(t, store, again, "r.4", month)
 		mustAdmit(t, third.ledger, &e, third.table, subject("k", "t"), accounting.Need{USD: 30}, time.Now()) // its intent was never written
 		begin(t, store, again, "r.5", month)
-		expect("after one was killed before its intent", 197, 0)
+		expect("after one was killed before its intent", 297, 0)
 	})
 }
 
@@ -145,7 +145,7 @@ func TestSharedFromNowOn(t *testing.T) {
 			intent("b", time.Now(), 30, "usd|month@UTC|"+time.Now().UTC().Format("2006-01")))
 		for _, writer := range []string{"r.2", "r.3"} {
 			i := begin(t, store, book, writer, month)
-			if settled, escrowed := has(t, store, "usd|month@UTC"); settled != 90 || escrowed != 0 {
+			if settled, escrowed := has(t, store); settled != 90 || escrowed != 0 {
 				t.Errorf("the store has %d settled and %d escrowed, want 90 and 0", settled, escrowed)
 			}
 			if writer == "r.2" {

@@ -3,6 +3,91 @@ package mutants
 // list is the safety lines of the engine, the journal and the overlay.
 func list() []mutant {
 	return []mutant{
+		// What ledgers share.
+		{
+			breaks: "who is killed leaves nothing set aside",
+			file:   "accounting/succeed.go",
+			line:   "		if err := l.store.Leave(ctx, replica); err != nil {\n",
+			mutant: "		if err := error(nil); err != nil {\n",
+			tests:  "TestSucceed",
+		},
+		{
+			breaks: "a call in flight at a crash is charged in full to the shared store",
+			file:   "accounting/succeed.go",
+			line:   "			spent[a] += in.Reserved\n",
+			mutant: "			_ = spent[a]\n",
+			tests:  "TestSucceed",
+		},
+		{
+			breaks: "what was told the shared store is not told again",
+			file:   "accounting/succeed.go",
+			line:   "		delete(b.sharing, h.Writer)\n",
+			mutant: "		_ = h\n",
+			tests:  "TestSucceed",
+		},
+		{
+			breaks: "what a writer spent is known apart",
+			file:   "accounting/balances.go",
+			line:   "		add(b.sharing[in.Writer], in.Accounts, r.Cost)\n",
+			mutant: "",
+			tests:  "TestSucceed",
+		},
+		{
+			breaks: "a rate is one over all replicas: only what the store vended is taken",
+			file:   "accounting/rate.go",
+			line:   "	if need > v.stock {\n		return false\n	}\n",
+			mutant: "",
+			tests:  "TestSharedRate",
+		},
+		{
+			breaks: "a rate's debt is everyone's",
+			file:   "accounting/rate.go",
+			line:   "		v.taken += d // by its owner's word, even into debt\n",
+			mutant: "",
+			tests:  "TestSharedDebt",
+		},
+		{
+			breaks: "what a call did not use of a rate comes back",
+			file:   "accounting/rate.go",
+			line:   "		v.returned -= d\n",
+			mutant: "		_ = d\n",
+			tests:  "TestSharedDebt",
+		},
+		{
+			breaks: "a concurrency limit is one over all replicas",
+			file:   "accounting/permit.go",
+			line:   "inUse < p.mine && now",
+			mutant: "now",
+			tests:  "TestSharedPermits",
+		},
+		{
+			breaks: "who is cut off from the store gives out no permits",
+			file:   "accounting/permit.go",
+			line:   " && now-p.told < int64(permitSafe)",
+			mutant: " && now > 0",
+			tests:  "TestPermitsOfWhoIsCutOff",
+		},
+		{
+			breaks: "what is given back is given out to no call meanwhile",
+			file:   "accounting/permit.go",
+			line:   "		p.mine = min(p.mine, want)\n",
+			mutant: "",
+			tests:  "TestSharedPermits|TestRecalledPermits",
+		},
+		{
+			breaks: "what a budget allows without the store is for all replicas together",
+			file:   "accounting/escrow.go",
+			line:   "r.within/l.replicas-w.supply.borrowed",
+			mutant: "r.within-w.supply.borrowed",
+			tests:  "TestWithinIsDivided",
+		},
+		{
+			breaks: "what was borrowed counts against what may be",
+			file:   "accounting/escrow.go",
+			line:   "	w.supply.borrowed += max(0, lacking)\n",
+			mutant: "",
+			tests:  "TestWithinIsDivided|TestSharedStoreDown",
+		},
 		// The engine: what is held, granted and settled.
 		{
 			breaks: "a budget is a bound: what calls in flight hold counts",
@@ -70,7 +155,7 @@ func list() []mutant {
 		{
 			breaks: "asking again for less begins with nothing of the first try",
 			file:   "accounting/reserve.go",
-			line:   "		if e := h.at(i); e.booked {\n			e.end(0, false, now)\n		}\n",
+			line:   "		if e := h.at(i); e.booked {\n			l.endEntry(e, 0, false, now)\n		}\n",
 			mutant: "",
 			tests:  "TestClamp|TestTryReserve|TestLedger",
 		},
@@ -141,7 +226,7 @@ func list() []mutant {
 		{
 			breaks: "what lies idle goes back",
 			file:   "accounting/escrow.go",
-			line:   "		w.returned += inHand - p.lasts(stock)\n",
+			line:   "		w.returned += inHand - p.lasts(stock) - w.provision()\n",
 			mutant: "",
 			tests:  "TestFleet",
 		},
@@ -509,8 +594,8 @@ func list() []mutant {
 		{
 			breaks: "a sum never wraps into a full budget",
 			file:   "accounting/balances.go",
-			line:   "		if cost > 0 && b.spent[a] > maxAmount-cost {\n",
-			mutant: "		if cost > 0 && b.spent[a] > maxAmount {\n",
+			line:   "		if cost > 0 && spent[a] > maxAmount-cost {\n",
+			mutant: "		if cost > 0 && spent[a] > maxAmount {\n",
 			tests:  "TestBalances",
 		},
 		{
@@ -670,7 +755,7 @@ func list() []mutant {
 		{
 			breaks: "a refused write leaves nothing behind",
 			file:   "accounting/journal/journal.go",
-			line:   "		stuck = errors.Join(f.Truncate(at), f.Sync())\n",
+			line:   "		stuck = f.cut(at)\n",
 			mutant: "",
 			tests:  "TestAFailedWriteLeavesNothingBehind|TestADiskThatFails",
 		},
