@@ -49,7 +49,7 @@ func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, 
 		return nil, false
 	}
 	var err error
-	var others int64
+	var others, at int64
 	fits := true
 	if l.shared {
 		lowest, allow := int64(math.MaxInt64), true
@@ -59,9 +59,12 @@ func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, 
 				allow = allow && e.member.OnStoreDown.Allow
 			}
 		}
-		err = l.permitLocked(a, lowest, g.syncTerms(a, s, t, now).limit)
+		if at = wallClock(); a.pool == nil || !a.pool.kept || !a.pool.fits(lowest, at) {
+			err = l.permitLocked(a, lowest, g.syncTerms(a, s, t, now).limit)
+			at = wallClock()
+		}
 		others = a.pool.others
-		fits = a.pool.fits(lowest, wallClock()) || err != nil && allow
+		fits = a.pool.fits(lowest, at) || err != nil && allow
 	}
 	refused := h.judge(first, func(e *holdEntry) bool {
 		e.reserved = a.permits + others
@@ -77,8 +80,8 @@ func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, 
 		return refused.refuse(ConcurrencyLimited, busyRetry), true
 	}
 	a.permits++
-	if p := a.pool; p != nil {
-		p.use(wallClock())
+	if l.shared {
+		a.pool.use(at)
 	}
 	h.at(first).booked = true
 	return nil, true
