@@ -61,7 +61,7 @@ func (r *reach) Permit(ctx context.Context, p quota.Permits) (quota.Permitted, e
 
 // sharing is ledgers over one store, each of which runs until stop.
 type sharing struct {
-	t       *testing.T
+	t       testing.TB
 	store   *reach
 	ledgers []*accounting.Ledger
 	tables  []*accounting.Table
@@ -69,7 +69,7 @@ type sharing struct {
 	running sync.WaitGroup
 }
 
-func share(t *testing.T, n int, limits ...accounting.Limit) *sharing {
+func share(t testing.TB, n int, limits ...accounting.Limit) *sharing {
 	t.Helper()
 	s := &sharing{t: t, store: &reach{Store: memory.New()}}
 	for range n {
