@@ -27,11 +27,14 @@ type reach struct {
 	calls atomic.Int64
 }
 
+// storeTrip is how long a store call takes, there and back.
+const storeTrip = 500 * time.Microsecond
+
 var errDown = fmt.Errorf("%w: no answer", quota.ErrUnavailable)
 
 func (r *reach) ask() error {
 	r.calls.Add(1)
-	time.Sleep(500 * time.Microsecond)
+	time.Sleep(storeTrip)
 	if r.down.Load() {
 		return errDown
 	}
