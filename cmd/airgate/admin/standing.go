@@ -2,8 +2,6 @@ package admin
 
 import (
 	"fmt"
-	"math"
-	"math/bits"
 	"net/http"
 	"time"
 
@@ -67,7 +65,8 @@ func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
 			s := b.Autonomy.Truncate(time.Second).Seconds()
 			row.Autonomy = &s
 		}
-		row.Forecast, row.ExhaustsAt = forecast(&b, now)
+		total, exhausts := b.Forecast(now)
+		row.Forecast, row.ExhaustsAt = total, at(exhausts)
 		out = append(out, row)
 	}
 	if name != "" && len(out) == 0 {
@@ -75,39 +74,6 @@ func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	tell(w, map[string]any{"budgets": out})
-}
-
-// earliest is the part of its length that a window must have lasted before its
-// pace says something: an hour of a day, thirty of a month.
-const earliest = 24
-
-// forecast is what the window will have cost at its end if the rest of it goes
-// on at the pace so far: spent × length ÷ elapsed. Exhausts is when the limit is
-// reached at that pace, nil if that is not in this window; now, if it has been
-// reached. Without an end, or just after its beginning, a window has no pace.
-func forecast(b *accounting.Budget, now time.Time) (total *money.NanoUSD, exhausts *time.Time) {
-	length, elapsed := b.Reset.Sub(b.WindowStart), now.Sub(b.WindowStart)
-	if !b.WindowStart.IsZero() && elapsed >= length/earliest && 0 < elapsed && elapsed <= length {
-		sum := money.NanoUSD(scaled(int64(b.Spent), int64(length), int64(elapsed)))
-		total = &sum
-	}
-	switch {
-	case b.Spent >= b.Limit:
-		exhausts = at(now.Truncate(time.Second))
-	case total != nil && *total >= b.Limit:
-		exhausts = at(b.WindowStart.Add(time.Duration(scaled(int64(elapsed), int64(b.Limit), int64(b.Spent)))).Truncate(time.Second))
-	}
-	return total, exhausts
-}
-
-// scaled is n × by / of, at most the largest number there is.
-func scaled(n, by, of int64) int64 {
-	hi, lo := bits.Mul64(uint64(max(0, n)), uint64(max(0, by)))
-	if hi >= uint64(max(1, of)) {
-		return math.MaxInt64
-	}
-	q, _ := bits.Div64(hi, lo, uint64(max(1, of)))
-	return int64(min(q, math.MaxInt64))
 }
 
 // at is null for the zero time.
