@@ -20,7 +20,7 @@ import (
 type Balances struct {
 	mu      sync.Mutex
 	clock   passage                  // by the times of the records
-	spent   map[string]money.NanoUSD // :: account-window → settled and adjusted
+	spent   map[string]money.NanoUSD // :: account-window → settled and adjusted; of a warning, how often it was raised
 	open    map[string]OpenIntent    // :: request id → intent without settlement
 	leads   map[string]int64         // :: window kind, zone and window → greatest passage.lead of its uses
 	ignored uint64
@@ -96,6 +96,7 @@ func (b *Balances) Apply(r *record.Record) {
 	case record.Admin:
 		b.noteOverride(r)
 		b.noteClosed(r)
+		b.noteWarning(r, at)
 	case record.Start:
 		if r.Code == sharedStore {
 			b.sharing[r.Writer] = make(map[string]money.NanoUSD)

@@ -116,20 +116,30 @@ func (l *Ledger) Apply(t *Table, now time.Time) error {
 	}
 	for _, layer := range t.layers() {
 		for _, g := range layer.groups {
-			set := l.sets[g.key]
-			if set == nil {
-				set = newAccountSet(g, &l.dropped)
-				l.sets[g.key] = set
+			l.furnishLocked(g, now)
+			for _, m := range g.members {
+				for _, w := range m.warnings {
+					l.furnishLocked(w.group, now)
+				}
 			}
-			g.set = set
-			set.mu.Lock()
-			set.max = g.max
-			set.sweepLocked(now.UnixNano())
-			set.mu.Unlock()
 		}
 	}
 	l.table = t
 	return nil
+}
+
+// furnishLocked gives g the accounts of its identity. l.mu is held.
+func (l *Ledger) furnishLocked(g *group, now time.Time) {
+	set := l.sets[g.key]
+	if set == nil {
+		set = newAccountSet(g, &l.dropped)
+		l.sets[g.key] = set
+	}
+	g.set = set
+	set.mu.Lock()
+	defer set.mu.Unlock()
+	set.max = g.max
+	set.sweepLocked(now.UnixNano())
 }
 
 // Restore tells the store what earlier incarnations of this process spent,
@@ -164,17 +174,21 @@ func (l *Ledger) Restore(b *Balances, now time.Time) error {
 		}); err != nil {
 			return fmt.Errorf("restore balances: account %q: %w", text, err)
 		}
-		if set := l.sets[aw.identity]; set != nil && w.start <= now.UnixNano() && now.UnixNano() < w.end {
-			if err := l.reopen(set, &aw, now.UnixNano()); err != nil {
-				return fmt.Errorf("restore balances: account %q: %w", text, err)
-			}
+		if err := l.reopenLocked(&aw, now.UnixNano()); err != nil {
+			return fmt.Errorf("restore balances: account %q: %w", text, err)
 		}
 	}
 	return nil
 }
 
-// reopen opens the account of aw, so that it is listed before its next call.
-func (l *Ledger) reopen(set *accountSet, aw *accountWindow, now int64) error {
+// reopenLocked opens the account of aw, if its window runs and a limit counts on
+// it, so that it is listed, and its warnings are raised, before its next call.
+// l.mu is held.
+func (l *Ledger) reopenLocked(aw *accountWindow, now int64) error {
+	set := l.sets[aw.identity]
+	if end := aw.window.End; set == nil || !end.IsZero() && (now < aw.window.Start.UnixNano() || now >= end.UnixNano()) {
+		return nil
+	}
 	var a *account
 	if aw.other {
 		set.mu.Lock()

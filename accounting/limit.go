@@ -3,6 +3,7 @@ package accounting
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"airgate/accounting/money"
@@ -137,6 +138,17 @@ type OnStoreDown struct {
 type Threshold struct {
 	Percent  int  // of the limit, 1 to 1000
 	Forecast bool // of what the window will have cost at its end, as far as can be told, not of what is spent
+}
+
+const forecastOf = "forecast "
+
+// String is the threshold as in the configuration: "80%", "forecast 100%".
+func (t Threshold) String() string {
+	share := strconv.Itoa(t.Percent) + "%"
+	if t.Forecast {
+		return forecastOf + share
+	}
+	return share
 }
 
 // Limit is one entry of budgets or limits, as configured.

@@ -21,6 +21,7 @@ const exported = 100
 type metrics struct {
 	denials   *prometheus.CounterVec
 	overdraft *prometheus.CounterVec
+	warnings  *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -33,11 +34,15 @@ func newMetrics() *metrics {
 			Name: "airgate_overdraft_usd_total",
 			Help: "What calls cost beyond what was reserved for them, in USD.",
 		}, []string{"budget"}),
+		warnings: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "airgate_budget_warnings_total",
+			Help: "Thresholds of budgets that were reached and that this airgate has recorded: one of those that share a quota store does, once per account and window.",
+		}, []string{"budget", "threshold"}),
 	}
 }
 
 func (m *metrics) register(r prometheus.Registerer, l *Ledger) error {
-	all := []prometheus.Collector{m.denials, m.overdraft, newBudgetCollector(l)}
+	all := []prometheus.Collector{m.denials, m.overdraft, m.warnings, newBudgetCollector(l)}
 	if l.shared {
 		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "airgate_store_autonomy_seconds",

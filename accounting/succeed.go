@@ -127,11 +127,32 @@ func (l *Ledger) Succeed(ctx context.Context, b *Balances, now time.Time) (*reco
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.reopenAllLocked(all, now); err != nil { //nolint:contextcheck // a store has a deadline of its own
+		return nil, err
+	}
 	l.inherited = all
 	if !told && len(closed) == 0 {
 		return nil, nil
 	}
 	return QuotaClosed(now, closed...), nil
+}
+
+// reopenAllLocked opens what earlier incarnations were counting on as they were
+// killed: a warning that one of them was about to raise must not wait for the next
+// call. l.mu is held.
+func (l *Ledger) reopenAllLocked(all inheritance, now time.Time) error {
+	for _, replica := range slices.Sorted(maps.Keys(all)) {
+		for _, text := range slices.Sorted(maps.Keys(all[replica])) {
+			aw, err := parseAccountWindow(text)
+			if err != nil {
+				return err
+			}
+			if err := l.reopenLocked(&aw, now.UnixNano()); err != nil {
+				return fmt.Errorf("account %q: %w", text, err)
+			}
+		}
+	}
+	return nil
 }
 
 // inherit closes one account-window of a replica that has ended.

@@ -72,6 +72,7 @@ type member struct {
 	index     index   // positions are those of overrides
 	fixed     bool    // an account has one amount at a time, whoever of its subjects calls
 	greatest  int64
+	warnings  []warning
 }
 
 // terms is the amount a limit gives a subject.
@@ -227,6 +228,9 @@ func (l *Limit) compile() (*member, error) {
 		terms   terms
 	}
 	overrides := make([]override, len(l.Overrides))
+	for _, t := range l.WarnAt {
+		m.warnings = append(m.warnings, l.warning(t))
+	}
 	for i := range l.Overrides {
 		o := &l.Overrides[i]
 		overrides[i].matcher = o.For.compile()
@@ -317,6 +321,16 @@ func (l *Limit) check() error {
 	}
 	if l.Sliced && l.Resource != USD {
 		return errors.New("only a budget holds calls in slices")
+	}
+	for _, t := range l.WarnAt {
+		switch {
+		case l.Resource != USD:
+			return errors.New("only a budget warns")
+		case t.Percent < 1 || t.Percent > 1000:
+			return fmt.Errorf("threshold %s is out of range: want 1%% to 1000%%", t)
+		case t.Forecast && l.Window == Total:
+			return fmt.Errorf("threshold %s: a window without an end has no forecast", t)
+		}
 	}
 	if l.Mode > Shadow {
 		return fmt.Errorf("unknown mode %d", l.Mode)

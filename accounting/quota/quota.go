@@ -23,7 +23,7 @@ var ErrUnavailable = errors.New("quota store unavailable")
 // parts are canonical text made by package accounting; a store never parses
 // them.
 type Key struct {
-	Account string // resource + match + each + window kind + zone, with the values of each
+	Account string // resource + match + each + window kind + zone, with the values of each; of a budget's warning with its name and threshold in front
 	Window  string // "2026-11", "2026-11-03", "total"; "" of rates and permits
 }
 

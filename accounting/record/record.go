@@ -31,7 +31,7 @@ const (
 	Settle                 // written as the answer ends
 	Deny                   // a refusal
 	Adjust                 // a later correction of a settlement
-	Admin                  // a change made by an operator
+	Admin                  // a change made by an operator, or what one has to know
 	Start                  // a writer began; names the earlier writers and their heads
 	Extend                 // a call in flight holds more than its intent says: Reserved, in all
 )
@@ -138,7 +138,7 @@ type Record struct {
 
 	Decision   string // allow | deny | none
 	Code       string
-	Rule       string
+	Rule       string   // that decided; of a budget's warning, its threshold
 	WouldDeny  []string // "limit:sonnet", "rule:eu-only": what shadow mode would have refused
 	Limits     []Limit
 	ConfigHash string
