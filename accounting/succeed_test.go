@@ -57,10 +57,10 @@ func (i *incarnation) settle(id string, h *accounting.Hold, cost int64) {
 	i.say(record.Record{Type: record.Settle, RequestID: id, Cost: money.NanoUSD(cost)})
 }
 
-// has is what the store has of a budget of the month, read as a replica of its own.
-func has(t *testing.T, store quota.Store) (settled, escrowed int64) {
+// has is what the store has of an account in this month, read as a replica of its own.
+func has(t *testing.T, store quota.Store, account string) (settled, escrowed int64) {
 	t.Helper()
-	st, err := store.Sync(context.Background(), quota.Sync{Key: quota.Key{Account: "usd|month@UTC", Window: time.Now().UTC().Format("2006-01")}, Replica: "reader", Seq: 1, Mode: quota.NoGrants})
+	st, err := store.Sync(context.Background(), quota.Sync{Key: quota.Key{Account: account, Window: time.Now().UTC().Format("2006-01")}, Replica: "reader", Seq: 1, Mode: quota.NoGrants})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestSucceed(t *testing.T) {
 		book := accounting.NewBalances()
 		expect := func(when string, settled, escrowed int64) {
 			t.Helper()
-			if s, e := has(t, store); s != settled || e != escrowed {
+			if s, e := has(t, store, "usd|month@UTC"); s != settled || e != escrowed {
 				t.Errorf("%s: the store has %d settled and %d escrowed, want %d and %d", when, s, e, settled, escrowed)
 			}
 		}
@@ -96,7 +96,7 @@ func TestSucceed(t *testing.T) {
 		if err := <-ran; err != nil {
 			t.Error(err)
 		}
-		if _, escrowed := has(t, store); escrowed < 150 {
+		if _, escrowed := has(t, store, "usd|month@UTC"); escrowed < 150 {
 			t.Errorf("%d escrowed to who was killed, want what its calls hold and more", escrowed)
 		}
 		first.say(record.Record{Type: record.Settle, RequestID: "c", Cost: 50}) // as SettleOrphans
@@ -145,7 +145,7 @@ func TestSharedFromNowOn(t *testing.T) {
 			intent("b", time.Now(), 30, "usd|month@UTC|"+time.Now().UTC().Format("2006-01")))
 		for _, writer := range []string{"r.2", "r.3"} {
 			i := begin(t, store, book, writer, month)
-			if settled, escrowed := has(t, store); settled != 90 || escrowed != 0 {
+			if settled, escrowed := has(t, store, "usd|month@UTC"); settled != 90 || escrowed != 0 {
 				t.Errorf("the store has %d settled and %d escrowed, want 90 and 0", settled, escrowed)
 			}
 			if writer == "r.2" {

@@ -1,6 +1,7 @@
 package processor
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -75,4 +76,22 @@ func overlayRecord(e overlay.Entry) record.Record {
 	}
 	r.Detail += ", by " + e.By + ": " + e.Reason
 	return r
+}
+
+// AuditWarnings writes into the book, once, which thresholds of the budgets of s
+// were reached: an admin record for each. What cannot be written is due the next
+// time. It waits until what it wrote is safe, whatever becomes of ctx.
+func AuditWarnings(ctx context.Context, j journal.Writer, l *accounting.Ledger, s *config.Snapshot, now time.Time) error {
+	err := l.Warn(ctx, now, func(r *record.Record) error {
+		r.ConfigHash = s.Hash
+		p, err := j.Append(r)
+		if err != nil {
+			return err
+		}
+		return j.Wait(context.WithoutCancel(ctx), p)
+	})
+	if err != nil {
+		return fmt.Errorf("audit warnings: %w", err)
+	}
+	return nil
 }

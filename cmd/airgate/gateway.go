@@ -386,6 +386,7 @@ func (g *gateway) openProcessor(ctx context.Context) (err error) {
 	g.task("config reload", func() error { return g.reloader.Run(ctx) })
 	g.task("overlay", func() error { return g.overlay.Run(ctx) })
 	g.task("count of refusals", func() error { return g.countRefusals(ctx) })
+	g.task("warnings of budgets", func() error { return g.warn(ctx) })
 	return nil
 }
 
@@ -484,6 +485,26 @@ func (g *gateway) countRefusals(ctx context.Context) error {
 	}
 }
 
+// warn tells, every second, which thresholds budgets have reached since.
+func (g *gateway) warn(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			g.warnNow(ctx)
+		}
+	}
+}
+
+func (g *gateway) warnNow(ctx context.Context) {
+	if err := processor.AuditWarnings(ctx, g.journal, g.ledger, g.reloader.Current(), time.Now()); err != nil {
+		g.log.Error("warnings of budgets are not recorded yet", slog.Any("error", err))
+	}
+}
+
 // wait returns when ctx has ended, or with what a part of the gateway, or the
 // Envoy that runs with it, has failed of. e may be nil.
 func (g *gateway) wait(ctx context.Context, e *envoyProcess) error {
@@ -526,6 +547,9 @@ func (g *gateway) close(ctx context.Context) error {
 	if g.processor != nil { // then there is a journal
 		g.journal.Retire()
 		errs = append(errs, g.processor.Flush(time.Now().Add(time.Hour)))
+	}
+	if g.server != nil { // then there were calls
+		g.warnNow(context.WithoutCancel(ctx)) // the next call may be long in coming
 	}
 	if g.store != nil {
 		errs = append(errs, g.leaveStore(context.WithoutCancel(ctx)), g.store.close())

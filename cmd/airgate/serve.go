@@ -111,9 +111,6 @@ func unlessStopped(ctx context.Context, err error) error {
 // loadConfig reads --config and says what to do where it cannot be read.
 func loadConfig(path string) (*config.Snapshot, error) {
 	s, err := config.Load(path, time.Now())
-	if err == nil {
-		err = s.Usable()
-	}
 	return s, configError(path, err)
 }
 

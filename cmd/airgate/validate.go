@@ -51,23 +51,15 @@ func newValidate(t *terminal, f *flags) *cobra.Command {
 }
 
 // load loads a path, or standard input.
-func load(t *terminal, path string) (s *config.Snapshot, err error) {
+func load(t *terminal, path string) (*config.Snapshot, error) {
 	if path != "-" {
-		s, err = config.Load(path, time.Now())
-	} else {
-		text, reading := io.ReadAll(t.in)
-		if reading != nil {
-			return nil, fmt.Errorf("read standard input: %w", reading)
-		}
-		s, err = config.LoadBytes("-", text, time.Now())
+		return config.Load(path, time.Now())
 	}
-	if err == nil {
-		err = s.Usable()
-	}
+	text, err := io.ReadAll(t.in)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read standard input: %w", err)
 	}
-	return s, nil
+	return config.LoadBytes("-", text, time.Now())
 }
 
 func tellValidity(t *terminal, problems config.Problems, s *config.Snapshot) error {

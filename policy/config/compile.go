@@ -20,7 +20,6 @@ type compiler struct {
 	now      time.Time
 	problems *Problems
 	warnings Problems
-	later    Problems
 
 	providers map[string]*Provider // :: name → provider
 	models    map[string]*model    // :: name → model
@@ -56,7 +55,7 @@ func compile(s *sections, now time.Time, over layer, problems *Problems) *Snapsh
 	c.compileLimits()
 	c.snapshot.Laid = c.laid
 	c.snapshot.terms = c.terms
-	c.snapshot.Warnings, c.snapshot.Later = c.warnings.sorted(), c.later.sorted()
+	c.snapshot.Warnings = c.warnings.sorted()
 	return c.snapshot
 }
 
@@ -87,11 +86,6 @@ func newCompiler(s *sections, now time.Time, problems *Problems) *compiler {
 
 func (c *compiler) report(a at, format string, args ...any) { tell(c.problems, a, format, args...) }
 func (c *compiler) warn(a at, format string, args ...any)   { tell(&c.warnings, a, format, args...) }
-
-// notYet is for what is read and checked, and not yet done.
-func (c *compiler) notYet(a at, what string) {
-	tell(&c.later, a, "%s is not supported by this version", what)
-}
 
 // where is a place as people write it.
 func (a *at) where() string { return fmt.Sprintf("%s:%d", a.file, a.line) }

@@ -178,9 +178,6 @@ func (c *compiler) within(o *outage) money.NanoUSD {
 // warnAt are the thresholds of a budget, in the order of the config.
 func (c *compiler) warnAt(b *budget) []accounting.Threshold {
 	var out []accounting.Threshold
-	if len(b.WarnAt.items) > 0 {
-		c.notYet(b.WarnAt.items[0].at, "warnAt")
-	}
 	for i := range b.WarnAt.items {
 		t := &b.WarnAt.items[i]
 		switch {

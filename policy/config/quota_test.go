@@ -85,28 +85,6 @@ func TestInsecureOfTLS(t *testing.T) {
 	}
 }
 
-// TestNotYet: what this version knows and does not do is checked like the rest,
-// and nobody can run by it.
-func TestNotYet(t *testing.T) {
-	const text = `apiVersion: airgate/v1
-quota: {store: redis, url: "redis://127.0.0.1:6379"}
-teams: {search: {}}
-budgets: [{name: search, match: {team: search}, usd: 500, per: month, warnAt: [80%]}]
-`
-	s, err := LoadBytes("later.yaml", []byte(text), time.Now())
-	if err != nil {
-		t.Fatalf("LoadBytes = %v, want nil", err)
-	}
-	want := "later.yaml:4:80: warnAt is not supported by this version"
-	if err := s.Usable(); err == nil || err.Error() != want {
-		t.Errorf("Usable = %v, want\n%s", err, want)
-	}
-	s, err = LoadBytes("now.yaml", []byte("apiVersion: airgate/v1\nquota: {store: redis, url: \"redis://127.0.0.1:6379\"}\n"), time.Now())
-	if err != nil || s.Usable() != nil {
-		t.Errorf("a shared store: %v, %v; want nil twice", err, s.Usable())
-	}
-}
-
 // TestOutages: what each limit and budget does while the store is down is part
 // of the view, defaults included.
 func TestOutages(t *testing.T) {

@@ -297,7 +297,6 @@ func TestReloadRefuses(t *testing.T) {
 		"a sink was changed":    {change: "sinks: [{name: local, type: sqlite, path: other.db}]\n", want: "restart airgate"},
 		"the check says no":     {change: "maxBodyBytes: 2048\n", want: "check config: needs an Envoy restart"},
 		"it cannot be applied":  {change: "maxBodyBytes: 4096\n", want: "apply config: no room"},
-		"it is not done yet":    {change: "budgets: [{name: later, usd: 1, per: day, warnAt: [80%]}]\n", remove: "finance.yaml", want: "warnAt is not supported by this version"},
 		"the section is absent": {change: "requires: [Keys]\n", want: "requires kind Keys"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -521,13 +521,7 @@ type threshold struct {
 
 const forecastOf = "forecast "
 
-func (t *threshold) String() string {
-	share := strconv.Itoa(t.v.Percent) + "%"
-	if t.v.Forecast {
-		return forecastOf + share
-	}
-	return share
-}
+func (t *threshold) String() string { return t.v.String() }
 
 func (t *threshold) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
 	const usual = `such as 80% or "forecast 100%"`

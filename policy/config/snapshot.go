@@ -42,7 +42,6 @@ type Snapshot struct {
 	Loaded   time.Time // the now of Load
 	Kinds    []Kind    // the kinds with at least one section, in the order of the constants
 	Warnings []Problem // what is allowed and probably not meant, sorted; never an error
-	Later    Problems  // what this version knows and does not do yet, sorted: who would run by it refuses it (Usable)
 
 	Providers []Provider // sorted by name
 	Policy    *policy.Policy
@@ -99,14 +98,6 @@ type Provider struct {
 
 	ConnectTimeout time.Duration // 0 = envoy/xds decides
 	IdleTimeout    time.Duration // longest silence within an answer; 0 = envoy/xds decides
-}
-
-// Usable returns why this version cannot run by s: nil, or Problems.
-func (s *Snapshot) Usable() error {
-	if len(s.Later) > 0 {
-		return s.Later
-	}
-	return nil
 }
 
 // Quota is where the shared quota state lives. Only Store and Replicas are set
