@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,12 +60,13 @@ func loops(t *testing.T, all []*world, refusals map[string]bool, served func(tot
 
 // Two airgates, each with its Envoy, share a budget of 1.00 USD through a real
 // server, at 0.05 USD a call: what both serve is at most 1.00 USD and at least
-// 0.80, also if the server is killed meanwhile.
+// 0.80, also if the server is killed meanwhile. One of them warns of each threshold.
 func TestTwoGatewaysOneBudget(t *testing.T) {
 	refusals := map[string]bool{"budget_busy": true, "budget_insufficient": true, "budget_exhausted": true}
 	run := func(t *testing.T, binary redistest.Binary) {
 		server := redistest.Start(t, binary)
-		all := fleet(t, 2, binary.Name, server.URL(), usualPolicy+dearOutput, "out 50; in 10; delay 20ms")
+		warning := strings.Replace(usualPolicy, "per: month,", "per: month, warnAt: [20%, 50%, 75%, 101%],", 1)
+		all := fleet(t, 2, binary.Name, server.URL(), warning+dearOutput, "out 50; in 10; delay 20ms")
 		total := loops(t, all, refusals, func(int) {})
 		seen, _ := all[0].provider.Calls()
 		if usd := float64(total) * 0.05; usd > 1 || usd < 0.80 || int64(total) != seen {
@@ -78,6 +80,19 @@ func TestTwoGatewaysOneBudget(t *testing.T) {
 			}) {
 				t.Errorf("an airgate has %s USD spent and %s reserved, want %.2f and nothing", b.Spent, b.Reserved, want)
 			}
+		}
+		const want = "20% 50% 75%"
+		if !eventually(func() bool { return warnings(all) == want }) {
+			t.Errorf("both warn of %q, want %s", warnings(all), want)
+		}
+		for _, w := range all { // it looks a last time
+			w.airgate.stop()
+		}
+		for _, w := range all {
+			w.serve()
+		}
+		if got := warnings(all); got != want {
+			t.Errorf("after a restart both have warned of %q, want %s", got, want)
 		}
 	}
 	t.Run("redis", func(t *testing.T) { run(t, redistest.Redis(t)) })
@@ -119,6 +134,22 @@ func TestTwoGatewaysOneBudget(t *testing.T) {
 			t.Errorf("served %v USD of 1.00, %d calls before the store was killed and as it was, %d after", usd, first, rest)
 		}
 	})
+}
+
+// warnings are the thresholds that all have warned of, in order.
+func warnings(all []*world) string {
+	var rules []string
+	for _, w := range all {
+		var out struct{ Audit []struct{ Code, Rule string } }
+		w.object("/api/v1/audit?type=admin&limit=1000", &out)
+		for _, r := range out.Audit {
+			if r.Code == "budget_warning" {
+				rules = append(rules, r.Rule)
+			}
+		}
+	}
+	slices.Sort(rules)
+	return strings.Join(rules, " ")
 }
 
 // text is what url answers.
