@@ -59,6 +59,7 @@ func (l *Ledger) Extend(h *Hold, s *Subject, more money.NanoUSD, now time.Time) 
 	for i := range h.n {
 		if e := h.at(i); e.member.Resource == USD {
 			e.need += int64(more)
+			e.worst += int64(more)
 		}
 	}
 	h.need.USD += more

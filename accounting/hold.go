@@ -24,6 +24,7 @@ type holdEntry struct {
 	account  *account
 	window   *window // nil for rates and permits
 	need     int64
+	worst    int64 // what the call can need, if need is what is expected; else need
 	used     int64 // before this call
 	reserved int64 // before this call
 	booked   bool  // need is on the account; false for a second limit of the same account
@@ -58,6 +59,7 @@ func (h *Hold) AppendLimits(dst []record.Limit) []record.Limit {
 			Used:     e.used,
 			Reserved: e.reserved,
 			Needed:   e.need,
+			Worst:    e.beyond(),
 			Mode:     e.member.Mode.String(),
 		}
 		if e.window != nil {
@@ -77,6 +79,14 @@ func (h *Hold) AppendWouldDeny(dst []string) []string {
 		}
 	}
 	return dst
+}
+
+// beyond is what the call can need, if that is more than what is held.
+func (e *holdEntry) beyond() int64 {
+	if e.worst > e.need {
+		return e.worst
+	}
+	return 0
 }
 
 func (e *holdEntry) text() string {

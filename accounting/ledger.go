@@ -335,6 +335,7 @@ type Budget struct {
 	Scope       string // for people: "team=search, key=k7Qm2xT9aB4c", "all"
 	Owner       string
 	Mode        Mode
+	Expected    bool // it holds what calls are expected to cost: so do all budgets of the account
 	Limit       money.NanoUSD
 	Spent       money.NanoUSD
 	Reserved    money.NanoUSD // held by calls in flight
@@ -384,7 +385,7 @@ func (l *Ledger) Budgets(now time.Time) []Budget {
 		public := !slices.Contains(g.id.each, User) && !slices.Contains(g.id.each, Session)
 		for _, m := range g.members {
 			for _, a := range accounts {
-				b := Budget{Name: m.Name, Scope: g.id.scope(a.text), Owner: m.Owner, Mode: m.Mode}
+				b := Budget{Name: m.Name, Scope: g.id.scope(a.text), Owner: m.Owner, Mode: m.Mode, Expected: g.expected}
 				if public {
 					b.labels = a.text
 				}

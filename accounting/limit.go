@@ -1,6 +1,7 @@
 package accounting
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -175,6 +176,11 @@ type Limit struct {
 	// output comes (Ledger.Extend), where every enforced budget of the call does.
 	Sliced bool
 
+	// Expected lets a budget hold what a call is expected to cost in place of its
+	// worst case (Need.Expected), where every budget of the same accounts does. Its
+	// spending may pass the amount, by what calls in flight can cost beyond it.
+	Expected bool
+
 	Mode         Mode
 	BudgetStatus int // HTTP status of budget_exhausted and budget_insufficient; 0 = 402
 	Owner        string
@@ -183,11 +189,16 @@ type Limit struct {
 	Where        string // file:line
 }
 
-// Need is the worst case of one call: what Reserve holds.
+// Need is what Reserve holds for one call: its worst case, and what it is expected
+// to cost for budgets that hold that.
 type Need struct {
-	USD    money.NanoUSD // ĉ
-	Tokens money.Tokens  // for token limits: input estimate + expected output
+	USD      money.NanoUSD // ĉ
+	Expected money.NanoUSD // at most USD; 0 = nobody knows: USD
+	Tokens   money.Tokens  // for token limits: input estimate + expected output
 }
+
+// expected is what budgets hold that hold what is expected.
+func (n Need) expected() money.NanoUSD { return cmp.Or(n.Expected, n.USD) }
 
 // Code says why a reservation was refused.
 type Code uint8
@@ -229,6 +240,7 @@ type Refusal struct {
 	Reserved   int64
 	Amount     int64 // of the limit for this account
 	Needed     int64
+	Worst      int64         // what the call can need, if Needed is what was expected; else 0
 	Reset      time.Time     // end of the window; zero for rates
 	RetryAfter time.Duration // when it is worth another try; 0 = do not retry
 }

@@ -79,9 +79,15 @@ func (m *naive) at(key string) *tally {
 	return m.tally[key]
 }
 
-func needOf(t *template, n accounting.Need) int64 {
+// needOf is what is held of n: what is expected where all limits of the accounts
+// hold that.
+func (m *naive) needOf(t *template, n accounting.Need) int64 {
 	switch t.limit.Resource {
 	case accounting.USD:
+		strict := func(l template) bool { return l.id == t.id && !l.limit.Expected }
+		if n.Expected > 0 && !slices.ContainsFunc(m.limits, strict) {
+			return int64(n.Expected)
+		}
 		return int64(n.USD)
 	case accounting.Tokens:
 		return int64(n.Tokens)
@@ -98,7 +104,7 @@ func (m *naive) judge(s *accounting.Subject, n accounting.Need, now time.Time) (
 		if !t.match(s) {
 			continue
 		}
-		a, need := m.at(m.key(t, s, now)), needOf(t, n)
+		a, need := m.at(m.key(t, s, now)), m.needOf(t, n)
 		left := t.limit.Amount - a.spent
 		if need == 0 || need <= left-a.held {
 			continue
@@ -134,19 +140,25 @@ type flight struct {
 	subject *accounting.Subject
 	hold    accounting.Hold
 	need    accounting.Need
-	takes   map[string]*template // :: account-window → a template of it
+	takes   map[string]*taken // :: account-window → what is held there
 }
 
-func (m *naive) take(s *accounting.Subject, n accounting.Need, now time.Time) map[string]*template {
-	takes := make(map[string]*template)
+type taken struct {
+	*template // one of the account's
+
+	held int64
+}
+
+func (m *naive) take(s *accounting.Subject, n accounting.Need, now time.Time) map[string]*taken {
+	takes := make(map[string]*taken)
 	for i := range m.limits {
 		if t := &m.limits[i]; t.match(s) {
-			takes[m.key(t, s, now)] = t
+			takes[m.key(t, s, now)] = &taken{t, m.needOf(t, n)}
 		}
 	}
 	for key, t := range takes {
 		delete(m.unlisted, key)
-		m.at(key).held += needOf(t, n)
+		m.at(key).held += t.held
 	}
 	return takes
 }
@@ -170,6 +182,7 @@ func (m *naive) extend(f *flight, more money.NanoUSD) (refuse map[string]bool) {
 	for key, t := range f.takes {
 		if t.limit.Resource == accounting.USD {
 			m.at(key).held += int64(more)
+			t.held += int64(more)
 		}
 	}
 	f.need.USD += more
@@ -179,7 +192,7 @@ func (m *naive) extend(f *flight, more money.NanoUSD) (refuse map[string]bool) {
 func (m *naive) end(f *flight, used accounting.Need, requests int64) {
 	for key, t := range f.takes {
 		a := m.at(key)
-		a.held -= needOf(t, f.need)
+		a.held -= t.held
 		switch t.limit.Resource {
 		case accounting.USD:
 			a.spent += int64(used.USD)
@@ -250,6 +263,7 @@ func TestLedgerEqualsNaive(t *testing.T) {
 				if rapid.IntRange(0, 3).Draw(t, "shadow") == 0 {
 					tpl.limit.Mode = accounting.Shadow
 				}
+				tpl.limit.Expected = tpl.limit.Resource == accounting.USD && rapid.IntRange(0, 2).Draw(t, "expected") > 0
 				m.limits = append(m.limits, tpl)
 				limits = append(limits, tpl.limit)
 			}
@@ -275,6 +289,7 @@ func TestLedgerEqualsNaive(t *testing.T) {
 			default: // a call
 				s := rapid.SampledFrom(subjects).Draw(t, "subject")
 				n := accounting.Need{USD: money.NanoUSD(amount.Draw(t, "usd")), Tokens: money.Tokens(amount.Draw(t, "tokens"))}
+				n.Expected = money.NanoUSD(rapid.Int64Range(0, int64(n.USD)).Draw(t, "expected"))
 				calls++
 				f := &flight{id: strconv.Itoa(calls), subject: s, need: n}
 				refuse, would := m.judge(s, n, now)

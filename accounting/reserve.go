@@ -67,7 +67,7 @@ func (l *Ledger) reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) (
 	if h.reserved {
 		panic("accounting: Reserve twice on a Hold")
 	}
-	if n.USD < 0 || n.USD > maxAmount || n.Tokens < 0 || n.Tokens > maxAmount {
+	if n.USD < 0 || n.USD > maxAmount || n.Expected < 0 || n.Expected > n.USD || n.Tokens < 0 || n.Tokens > maxAmount {
 		panic("accounting: Need is out of range")
 	}
 	h.reserved, h.need = true, n
@@ -117,31 +117,35 @@ func (l *Ledger) takeAll(h *Hold, t *Table, layer *layer, s *Subject, n Need, no
 	var buf [16]int32
 	for _, i := range layer.index.appendMatching(buf[:0], s) {
 		g := layer.groups[i]
-		if r := l.take(h, t, g, s, g.need(n), now); r != nil {
+		if r := l.take(h, t, g, s, n, now); r != nil {
 			return r
 		}
 	}
 	return nil
 }
 
-func (g *group) need(n Need) int64 {
-	switch g.resource {
-	case USD:
-		return int64(n.USD)
-	case Tokens:
-		return int64(n.Tokens)
+// need is what is held of n, and what it could come to.
+func (g *group) need(n Need) (held, worst int64) {
+	switch {
+	case g.resource == USD && g.expected:
+		return int64(n.expected()), int64(n.USD)
+	case g.resource == USD:
+		return int64(n.USD), int64(n.USD)
+	case g.resource == Tokens:
+		return int64(n.Tokens), int64(n.Tokens)
 	default:
-		return 1
+		return 1, 1
 	}
 }
 
-// take takes need on one group's account.
-func (l *Ledger) take(h *Hold, t *Table, g *group, s *Subject, need, now int64) *Refusal {
+// take takes what one group's account has to hold of n.
+func (l *Ledger) take(h *Hold, t *Table, g *group, s *Subject, n Need, now int64) *Refusal {
 	first := h.n
+	need, worst := g.need(n)
 	for {
 		a := g.set.account(s, now)
 		for _, m := range g.members {
-			h.add(holdEntry{member: m, terms: m.termsOf(a, s, now), account: a, need: need})
+			h.add(holdEntry{member: m, terms: m.termsOf(a, s, now), account: a, need: need, worst: worst})
 		}
 		var r *Refusal
 		var alive bool
@@ -252,7 +256,11 @@ func (l *Ledger) windowLocked(a *account, s *Subject, now int64) (*window, error
 // Room is limit − spent − reserved of the tightest enforced budget that
 // matches s, less than zero after an overdraft; ok is false if none matches.
 func (l *Ledger) Room(t *Table, s *Subject, now time.Time) (room money.NanoUSD, ok bool) {
-	room, _, _, ok = l.room(t, s, 0, now)
+	l.eachLeft(t, s, now, func(_ *group, _ *member, left money.NanoUSD) {
+		if !ok || left < room {
+			room, ok = left, true
+		}
+	})
 	return room, ok
 }
 
@@ -260,15 +268,33 @@ func (l *Ledger) Room(t *Table, s *Subject, now time.Time) (room money.NanoUSD, 
 // in place of a refusal: its worst case to room, the cap not below floor. ok is
 // false if n fits, or if a budget that it does not fit does not allow it.
 func (l *Ledger) Clamp(t *Table, s *Subject, n Need, now time.Time) (room money.NanoUSD, floor money.Tokens, ok bool) {
-	room, floor, clamps, _ := l.room(t, s, n.USD, now)
+	clamps := true
+	room = maxAmount
+	l.eachLeft(t, s, now, func(g *group, m *member, left money.NanoUSD) {
+		if need, _ := g.need(n); int64(left) < need {
+			room, floor = min(room, left), max(floor, m.ClampFloor)
+			clamps = clamps && m.ClampFloor > 0
+		}
+	})
 	return room, floor, clamps && floor > 0
 }
 
-// room looks through all enforced budgets that match s. clamps is false if one
-// that has less than need does not clamp; floor is the highest of those that do.
-func (l *Ledger) room(t *Table, s *Subject, need money.NanoUSD, now time.Time) (room money.NanoUSD, floor money.Tokens, clamps, ok bool) {
+// Expected reports whether a budget of s, enforced or shadow, holds what a call is
+// expected to cost: Reserve has a use for Need.Expected.
+func (l *Ledger) Expected(t *Table, s *Subject) bool {
+	var buf [16]int32
+	for _, i := range t.budgets.index.appendMatching(buf[:0], s) {
+		if t.budgets.groups[i].expected {
+			return true
+		}
+	}
+	return false
+}
+
+// eachLeft tells what every enforced budget that matches s has left: limit − spent
+// − reserved.
+func (l *Ledger) eachLeft(t *Table, s *Subject, now time.Time, tell func(g *group, m *member, left money.NanoUSD)) {
 	at := now.UnixNano()
-	clamps = true
 	var buf [16]int32
 	for _, i := range t.budgets.index.appendMatching(buf[:0], s) {
 		g := t.budgets.groups[i]
@@ -277,20 +303,11 @@ func (l *Ledger) room(t *Table, s *Subject, need money.NanoUSD, now time.Time) (
 		}
 		used, a := l.inUse(g, s, at)
 		for _, m := range g.members {
-			if m.Mode != Enforce {
-				continue
-			}
-			left := money.NanoUSD(m.termsOf(a, s, at).amount - used)
-			if !ok || left < room {
-				room, ok = left, true
-			}
-			if left < need {
-				clamps = clamps && m.ClampFloor > 0
-				floor = max(floor, m.ClampFloor)
+			if m.Mode == Enforce {
+				tell(g, m, money.NanoUSD(m.termsOf(a, s, at).amount-used))
 			}
 		}
 	}
-	return room, floor, clamps, ok
 }
 
 // inUse is what is spent and reserved on the account of s, and that account.
@@ -311,8 +328,9 @@ func (l *Ledger) inUse(g *group, s *Subject, now int64) (int64, *account) {
 }
 
 // Settle ends the hold exactly once with what the call cost and the tokens it
-// used. What cost exceeds the hold is an overdraft: booked, counted, returned,
-// never dropped. On a hold that is not open it does nothing.
+// used. What cost exceeds the hold of a budget is an overdraft of it: booked,
+// counted, never dropped. What it exceeds the worst case by, which it never should,
+// is returned. On a hold that is not open it does nothing.
 func (l *Ledger) Settle(h *Hold, cost money.NanoUSD, tokens money.Tokens, now time.Time) (overdraft money.NanoUSD) {
 	if cost < 0 || cost > maxAmount || tokens < 0 || tokens > maxAmount {
 		panic("accounting: cost is out of range")
@@ -394,6 +412,7 @@ func (e *holdEntry) refuse(c Code, retryAfter time.Duration) *Refusal {
 		Reserved:   e.reserved,
 		Amount:     e.terms.amount,
 		Needed:     e.need,
+		Worst:      e.beyond(),
 		RetryAfter: retryAfter,
 	}
 	if e.window != nil {

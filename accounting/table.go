@@ -59,6 +59,7 @@ type group struct {
 	zone     *time.Location
 	members  []*member
 	enforced bool // one member is
+	expected bool // all members hold what is expected, not the worst case
 	max      int  // accounts; 0 = as many as there are
 	set      *accountSet
 }
@@ -200,6 +201,7 @@ func (l *Limit) group() *group {
 }
 
 func (g *group) add(m *member) {
+	g.expected = m.Expected && (g.expected || len(g.members) == 0)
 	g.members = append(g.members, m)
 	g.enforced = g.enforced || m.Mode == Enforce
 	bound := m.MaxAccounts
@@ -321,6 +323,9 @@ func (l *Limit) check() error {
 	}
 	if l.Sliced && l.Resource != USD {
 		return errors.New("only a budget holds calls in slices")
+	}
+	if l.Expected && l.Resource != USD {
+		return errors.New("only a budget holds what a call is expected to cost")
 	}
 	for _, t := range l.WarnAt {
 		switch {

@@ -342,6 +342,8 @@ func (c *cursor) limit() (l Limit) {
 			l.Reserved = amount()
 		case "needed":
 			l.Needed = amount()
+		case "worst":
+			l.Worst = amount()
 		case "reset":
 			l.Reset = c.time()
 		case "mode":

@@ -143,7 +143,7 @@ func appendTags(dst []byte, tags map[string]string) []byte {
 	return append(dst, '}')
 }
 
-// appendLimit writes all four amounts, zero too: a limit of 0 is a limit.
+// appendLimit writes the first four amounts, zero too: a limit of 0 is a limit.
 func appendLimit(dst []byte, l *Limit) []byte {
 	amount := func(dst []byte, key string, n int64) []byte {
 		dst = append(dst, key...)
@@ -159,6 +159,9 @@ func appendLimit(dst []byte, l *Limit) []byte {
 	dst = amount(dst, `,"used":`, l.Used)
 	dst = amount(dst, `,"reserved":`, l.Reserved)
 	dst = amount(dst, `,"needed":`, l.Needed)
+	if l.Worst != 0 {
+		dst = amount(dst, `,"worst":`, l.Worst)
+	}
 	mark := len(dst)
 	dst, ok := appendTime(append(dst, `,"reset":`...), l.Reset)
 	if !ok {

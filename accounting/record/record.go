@@ -87,6 +87,7 @@ type Limit struct {
 	Used     int64     // settled before this call
 	Reserved int64     // held by other calls in flight
 	Needed   int64     // held for this call
+	Worst    int64     // what it can need, where a budget holds what is expected; 0 = Needed
 	Reset    time.Time // end of the window; zero for rates and concurrency
 	Mode     string    // enforce | shadow
 }

@@ -134,7 +134,7 @@ func Any() *rapid.Generator[record.Record] {
 		for range rapid.IntRange(0, 3).Draw(t, "limits") {
 			l := record.Limit{
 				Name: str("limit name"), Account: str("account"), Resource: rapid.SampledFrom([]string{"usd", "tokens", "requests", "concurrent", ""}).Draw(t, "resource"),
-				Limit: amount.Draw(t, "limit"), Used: amount.Draw(t, "used"), Reserved: amount.Draw(t, "reserved"), Needed: amount.Draw(t, "needed"), Mode: str("mode"),
+				Limit: amount.Draw(t, "limit"), Used: amount.Draw(t, "used"), Reserved: amount.Draw(t, "reserved"), Needed: amount.Draw(t, "needed"), Worst: amount.Draw(t, "worst"), Mode: str("mode"),
 			}
 			if optional(t, "has reset") {
 				l.Reset = At().Draw(t, "reset")
