@@ -118,11 +118,13 @@ func (s *Stream) reserve(now time.Time) *accounting.Refusal {
 	return ledger.Reserve(&s.hold, s.snap.Limits, &s.subject, s.need(), now)
 }
 
-// need is what the call holds: its worst case, or a first slice of it.
+// need is what the call holds: its worst case, or a first slice of it; and what it is
+// expected to cost, for budgets that hold that.
 func (s *Stream) need() accounting.Need {
 	return accounting.Need{
-		USD:    s.reserved,
-		Tokens: dialect.InputEstimate(&s.request) + min(s.outputBound(), expectedOutput),
+		USD:      s.reserved,
+		Expected: s.expected(),
+		Tokens:   dialect.InputEstimate(&s.request) + min(s.outputBound(), expectedOutput),
 	}
 }
 
@@ -223,7 +225,7 @@ func (s *Stream) bound(now time.Time) Action {
 	room, budgeted := s.p.cfg.Ledger.Room(s.snap.Limits, &s.subject, now)
 	what := s.unbounded()
 	if s.boundless = what != ""; s.boundless && budgeted {
-		return s.refuse(CostUnbounded, now, what+", so its cost has no bound, and a strict budget covers it")
+		return s.refuse(CostUnbounded, now, what+", so its cost has no bound, and an enforced budget covers it")
 	}
 	s.boundIn = s.inputBound()
 	s.capOutput(room, budgeted)
@@ -241,6 +243,7 @@ func (s *Stream) bound(now time.Time) Action {
 	s.reserved = worst
 	s.rec.PriceID = price.ID
 	s.slice()
+	s.expect()
 	return nil
 }
 

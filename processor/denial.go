@@ -110,10 +110,10 @@ func limitSentence(r *accounting.Refusal) string {
 		b.WriteString("budget " + strconv.Quote(r.Limit.Name) + " is spent: " + usd(r.Used) + " of " + usd(r.Amount))
 	case accounting.BudgetInsufficient:
 		b.WriteString("budget " + strconv.Quote(r.Limit.Name) + " has " + usd(r.Amount-r.Used) + " left of " + usd(r.Amount) +
-			", and this call can cost " + usd(r.Needed) + "; lower its output cap or its input")
+			", and this call " + costs(r) + "; lower its output cap or its input")
 	case accounting.BudgetBusy:
 		b.WriteString("budget " + strconv.Quote(r.Limit.Name) + " has " + usd(r.Reserved) + " held by calls in flight beside " +
-			usd(r.Used) + " spent of " + usd(r.Amount) + ", and this call can cost " + usd(r.Needed) + "; try again once they have ended")
+			usd(r.Used) + " spent of " + usd(r.Amount) + ", and this call " + costs(r) + "; try again once they have ended")
 	case accounting.RateLimited:
 		b.WriteString("limit " + strconv.Quote(r.Limit.Name) + " allows " + strconv.FormatInt(r.Amount, 10) + " " + unit(r.Limit) +
 			" per " + r.Limit.Per.String())
@@ -124,6 +124,15 @@ func limitSentence(r *accounting.Refusal) string {
 	case accounting.OK, accounting.BudgetMissing:
 	}
 	return b.String() + outlook(r)
+}
+
+// costs says what a call needs of a budget.
+func costs(r *accounting.Refusal) string {
+	needed := money.NanoUSD(r.Needed).String() + " USD"
+	if r.Worst > 0 {
+		return "is expected to cost " + needed
+	}
+	return "can cost " + needed
 }
 
 // cutSentence says why an answer ends before its end.

@@ -40,6 +40,7 @@ type Processor struct {
 	strangers strangers
 	repeated  repeated
 	metrics   metrics
+	usual     accounting.Usual
 }
 
 // New checks cfg and returns a Processor.

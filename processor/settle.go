@@ -77,7 +77,9 @@ func (s *Stream) measure(now time.Time) {
 			s.p.cfg.Log.Error("a usage is beyond belief and is charged at the call's bound", slog.String("request_id", s.id))
 			s.source, s.cost = usage.None, s.reserved
 			s.tokens = usage.Tokens{Input: s.boundIn, Output: s.outputBound()}
+			return
 		}
+		s.learn(r)
 	default:
 		u := s.estimate(now, r)
 		s.hasUsage = true

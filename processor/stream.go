@@ -58,7 +58,10 @@ type Stream struct {
 	boundIn  money.Tokens // input tokens held
 	reserved money.NanoUSD
 	heldOut  money.Tokens // the output that reserved covers: all there can be, or less (slice.go)
-	// boundless says that the worst case is none: no strict budget covers it.
+	learns   bool         // a budget holds what is expected (expect.go)
+	usual    bool         // … and usualOut is known: the output such calls seldom pass
+	usualOut money.Tokens
+	// boundless says that the worst case is none: no enforced budget covers it.
 	boundless bool
 	hold      accounting.Hold
 	intent    journal.Position

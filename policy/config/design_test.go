@@ -51,7 +51,6 @@ func TestDesignLong(t *testing.T) {
 
 	for _, fragment := range []string{
 		"  steady:        {targets: [{model: gpt-5.4-mini}, {model: gpt-5.4-nano, after: failure}]}           # failover\n",
-		", admission: expected",
 	} {
 		before := text
 		if text = strings.Replace(text, fragment, "", 1); text == before {
@@ -74,6 +73,9 @@ func TestDesignLong(t *testing.T) {
 			before.Overridden, after.Overridden, after.Price)
 	}
 	budgets := limitsOf(t, text)[4:]
+	if !budgets[1].Expected || budgets[0].Expected {
+		t.Errorf("admission of search is expected: %v, of each-key: %v; want false and true", budgets[0].Expected, budgets[1].Expected)
+	}
 	if w := budgets[0].WarnAt; len(w) != 3 || budgets[2].OnStoreDown.Within != 5_000_000_000 {
 		t.Errorf("warnAt of search = %v, onStoreDown of eval = %v, want three thresholds and 5 USD", w, budgets[2].OnStoreDown)
 	}
@@ -102,6 +104,7 @@ budgets:
     warnAt: [80%, forecast 100%, "50%"]
     onStoreDown: {allowWithinUSD: 0.3}
     streamHold: sliced
+    admission: expected
     overrides:
       - {for: {team: search}, usd: 500, by: kim, reason: INC-12}
       - {for: {team: search}, usd: 600, until: 2026-12-01}
@@ -136,7 +139,7 @@ budgets:
 		{
 			Name: "keys", Resource: accounting.USD, Each: []accounting.Dimension{accounting.Key},
 			Amount: 500_000_000, Window: accounting.Week, Owner: "finops@example.com", BudgetStatus: 429, Where: "13",
-			ClampFloor: 256, Sliced: true, WarnAt: []accounting.Threshold{{Percent: 80}, {Percent: 100, Forecast: true}, {Percent: 50}},
+			ClampFloor: 256, Sliced: true, Expected: true, WarnAt: []accounting.Threshold{{Percent: 80}, {Percent: 100, Forecast: true}, {Percent: 50}},
 			OnStoreDown: accounting.OnStoreDown{Within: 300_000_000},
 			Overrides: []accounting.Override{
 				{For: search, Amount: 500_000_000_000, By: "kim", Reason: "INC-12"},

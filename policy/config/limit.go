@@ -125,7 +125,7 @@ func (c *compiler) budget(b *budget) accounting.Limit {
 		Amount: int64(b.USD.v), Window: windowOf(b.Per.v), Zone: b.TimeZone.v, Mode: c.mode(b.Mode),
 		Owner: b.Owner.v, MaxAccounts: c.maxAccounts(b.MaxAccounts, b.Each), Where: b.where(),
 		ClampFloor: money.Tokens(b.ClampOutput.FloorTokens.v), WarnAt: c.warnAt(b),
-		Sliced: b.StreamHold.v == "sliced", OnStoreDown: accounting.OnStoreDown{Within: c.within(&b.OnStoreDown)},
+		Sliced: b.StreamHold.v == "sliced", Expected: b.Admission.v == "expected", OnStoreDown: accounting.OnStoreDown{Within: c.within(&b.OnStoreDown)},
 	}
 	if b.BudgetStatus.given() {
 		out.BudgetStatus, _ = strconv.Atoi(b.BudgetStatus.v) // one of its oneof tag

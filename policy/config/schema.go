@@ -215,7 +215,7 @@ type budget struct {
 	TimeZone     zone            `config:"timeZone" doc:"IANA zone of the window; UTC if absent."`
 	Owner        text            `config:"owner" doc:"Whom a refused caller asks."`
 	Mode         choice          `config:"mode" oneof:"enforce shadow" doc:"shadow records would_deny and does not refuse."`
-	Admission    choice          `config:"admission" oneof:"strict" later:"expected" doc:"strict holds the worst case."`
+	Admission    choice          `config:"admission" oneof:"strict expected" doc:"strict holds the worst case; expected what such calls usually cost, once that is learned, and may be overdrawn by calls in flight."`
 	Overrides    list[override]  `config:"overrides" doc:"Other amounts for some; the most specific wins."`
 	BudgetStatus choice          `config:"budgetStatus" oneof:"402 403 429" doc:"HTTP status of its refusals; 402 if absent."`
 	MaxAccounts  count           `config:"maxAccounts" max:"100000" doc:"Accounts of each: user or session; beyond them one shared one."`
