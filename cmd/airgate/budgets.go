@@ -20,6 +20,7 @@ type toldBudget struct {
 	Scope       string         `json:"scope"`
 	Owner       string         `json:"owner"`
 	Mode        string         `json:"mode"`
+	Admission   string         `json:"admission"`
 	Limit       money.NanoUSD  `json:"limit_usd"`
 	Spent       money.NanoUSD  `json:"spent_usd"`
 	Reserved    money.NanoUSD  `json:"reserved_usd"`
@@ -135,6 +136,7 @@ func tellBudget(t *terminal, o *format, accounts []toldBudget, now time.Time) er
 			{"scope", b.Scope},
 			{"owner", b.Owner},
 			{"mode", b.Mode},
+			{"admission", b.Admission},
 			{"limit_usd", b.Limit.String()},
 			{"spent_usd", b.Spent.String() + share(b.Spent, b.Limit)},
 			{"reserved_usd", b.Reserved.String() + share(b.Reserved, b.Limit)},

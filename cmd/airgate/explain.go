@@ -60,6 +60,7 @@ type explainedLimit struct {
 	Used     amount `json:"used"`
 	Reserved amount `json:"reserved"`
 	Needed   amount `json:"needed"`
+	Worst    amount `json:"worst"`
 	Reset    string `json:"reset"`
 	Mode     string `json:"mode"`
 }
@@ -80,6 +81,17 @@ func (l *explainedLimit) verdict() string {
 		return " <- does not fit"
 	}
 	return ""
+}
+
+// beyond says by how much the call can pass what a budget that holds what is expected
+// has held for it.
+func (l *explainedLimit) beyond() string {
+	needed, err := money.ParseUSD(string(l.Needed))
+	worst, err2 := money.ParseUSD(string(l.Worst))
+	if l.Worst == "" || err != nil || err2 != nil {
+		return ""
+	}
+	return " as expected (it can cost " + worst.String() + ", " + (worst - needed).String() + " more)"
 }
 
 // amount is a number, or money as text, as it stands in the record.
@@ -196,8 +208,8 @@ func (e *explained) text(outages []config.Outage) string {
 		if unit == "usd" {
 			unit = "USD"
 		}
-		line("limit", "%s: %s %s, used %s, held by others %s, needed %s%s%s%s", l.Name, l.Limit, unit, l.Used, l.Reserved, l.Needed,
-			until(l.Reset), shadow(l.Mode), l.verdict())
+		line("limit", "%s: %s %s, used %s, held by others %s, needed %s%s%s%s%s", l.Name, l.Limit, unit, l.Used, l.Reserved, l.Needed,
+			l.beyond(), until(l.Reset), shadow(l.Mode), l.verdict())
 		if text := l.outage(outages); text != "" {
 			line("store down", "%s: %s", l.Name, text)
 		}

@@ -21,6 +21,7 @@ func TestExplainText(t *testing.T) {
 		{Name: "rate", Account: "a", Resource: "requests", Limit: 20, Used: 30, Needed: 1, Mode: "enforce"},
 		{Name: "fits", Account: "b", Resource: "usd", Limit: 5e9, Used: 1e9, Reserved: 1e9, Needed: 3e9, Mode: "enforce"},
 		{Name: "tight", Account: "c", Resource: "usd", Limit: 5e9, Used: 1e9, Reserved: 1e9, Needed: 3e9 + 1, Mode: "shadow", Reset: recordtest.Noon()},
+		{Name: "usual", Account: "d", Resource: "usd", Limit: 5e9, Used: 1e9, Reserved: 1e9, Needed: 1e9, Worst: 3.5e9, Mode: "enforce"},
 	}
 	deny.WouldDeny = []string{"budget:tight"}
 	open := recordtest.Examples()["intent"]
@@ -41,6 +42,7 @@ shadow     budget:tight would have refused it
 limit      rate: 20 requests, used 30, held by others 0, needed 1
 limit      fits: 5 USD, used 1, held by others 1, needed 3
 limit      tight: 5 USD, used 1, held by others 1, needed 3.000000001, until 2026-11-03T12:00:00.250Z (shadow: never refuses) <- does not fit
+limit      usual: 5 USD, used 1, held by others 1, needed 1 as expected (it can cost 3.5, 2.5 more)
 answer     status 403, ended after 1 ms
 config     5b8e
 `},

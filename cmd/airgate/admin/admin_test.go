@@ -78,7 +78,7 @@ func whole(t *testing.T) Config {
 		Budgets: func(now time.Time) []accounting.Budget {
 			return []accounting.Budget{
 				{
-					Name: "search", Account: "usd|team=search", Scope: "team=search", Owner: "kim", Limit: 500 * money.USD, Spent: money.USD / 2, Held: 3 * money.USD, HeldCost: money.USD / 2, Autonomy: 90500 * time.Millisecond,
+					Name: "search", Account: "usd|team=search", Scope: "team=search", Owner: "kim", Expected: true, Limit: 500 * money.USD, Spent: money.USD / 2, Held: 3 * money.USD, HeldCost: money.USD / 2, Autonomy: 90500 * time.Millisecond,
 					WindowStart: now.Add(-time.Hour), Reset: now.Add(time.Hour),
 				},
 				{Name: "company", Mode: accounting.Shadow, Limit: money.USD, Reserved: 1, Overrides: []accounting.Override{{
@@ -463,14 +463,14 @@ func TestBudgets(t *testing.T) {
 	}
 	delete(first, "forecast_usd")
 	want := map[string]any{
-		"name": "search", "account": "usd|team=search", "scope": "team=search", "owner": "kim", "mode": "enforce",
+		"name": "search", "account": "usd|team=search", "scope": "team=search", "owner": "kim", "mode": "enforce", "admission": "expected",
 		"limit_usd": "500", "spent_usd": "0.5", "reserved_usd": "0", "held_usd": "3", "held_cost_usd": "0.5", "autonomy_seconds": 90.0, "exhausts_at": nil, "overrides": []any{},
 	}
 	if d := cmp.Diff(want, first); d != "" {
 		t.Errorf("budget, want - got +:\n%s", d)
 	}
 	want = map[string]any{
-		"name": "company", "account": "", "scope": "", "owner": "", "mode": "shadow", "limit_usd": "1", "spent_usd": "0", "reserved_usd": "0.000000001", "held_usd": "0", "held_cost_usd": "0", "autonomy_seconds": nil,
+		"name": "company", "account": "", "scope": "", "owner": "", "mode": "shadow", "admission": "strict", "limit_usd": "1", "spent_usd": "0", "reserved_usd": "0.000000001", "held_usd": "0", "held_cost_usd": "0", "autonomy_seconds": nil,
 		"window_start": nil, "reset": nil, "forecast_usd": nil, "exhausts_at": nil, "overrides": []any{map[string]any{
 			"for": "team=search", "limit_usd": "1", "until": "2026-12-01T00:00:00Z", "by": "kim", "reason": "INC-12",
 		}},

@@ -20,6 +20,7 @@ type budget struct {
 	Scope       string         `json:"scope"`
 	Owner       string         `json:"owner"`
 	Mode        string         `json:"mode"`
+	Admission   string         `json:"admission"` // strict or expected: what is held for a call
 	Limit       money.NanoUSD  `json:"limit_usd"`
 	Spent       money.NanoUSD  `json:"spent_usd"`
 	Reserved    money.NanoUSD  `json:"reserved_usd"`
@@ -58,8 +59,11 @@ func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
 		}
 		row := budget{
 			Name: b.Name, Account: b.Account, Scope: b.Scope, Owner: b.Owner, Mode: b.Mode.String(),
-			Limit: b.Limit, Spent: b.Spent, Reserved: b.Reserved, Held: b.Held, HeldCost: b.HeldCost,
+			Admission: "strict", Limit: b.Limit, Spent: b.Spent, Reserved: b.Reserved, Held: b.Held, HeldCost: b.HeldCost,
 			WindowStart: at(b.WindowStart), Reset: at(b.Reset), Overrides: overridesOf(&b),
+		}
+		if b.Expected {
+			row.Admission = "expected"
 		}
 		if b.Autonomy > 0 {
 			s := b.Autonomy.Truncate(time.Second).Seconds()
