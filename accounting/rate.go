@@ -35,6 +35,7 @@ type vended struct {
 	returned int64    // to it, cumulative
 	heard    [2]int64 // taken and returned, as it last heard
 	calls    int64    // what calls have taken, cumulative
+	unsure   bool     // the last call was not answered: it may have taken something, and later
 	stock    int64    // in hand
 	until    int64    // when that is forgotten, in Unix nanoseconds
 	lacking  int64    // what calls wait for that want to ask
@@ -170,6 +171,7 @@ func (l *Ledger) askRateLocked(v *vended, want, need int64) (wait int64, err err
 		l.answered(err)
 		a.mu.Lock()
 		if err != nil {
+			v.unsure = true
 			return 0, err
 		}
 		if got.Seq > t.Seq {
@@ -181,9 +183,17 @@ func (l *Ledger) askRateLocked(v *vended, want, need int64) (wait int64, err err
 		}
 		if more := got.Taken - t.Seen; more > 0 {
 			v.taken += more
+			if v.unsure {
+				// Most of it may have been taken so long ago that it has flowed back.
+				more = 0
+				if got.Wait == 0 {
+					more = need
+				}
+			}
 			v.stock += more
 			v.until = began + int64(vendedFor)
 		}
+		v.unsure = false
 		v.heard = [2]int64{t.Seen + max(0, got.Taken-t.Seen), t.Returned}
 		v.full = began + min(got.Level, math.MaxInt64/2000)*1000
 		return int64(got.Wait), nil

@@ -24,6 +24,7 @@ type reach struct {
 	*memory.Store
 
 	down  atomic.Bool
+	mute  atomic.Bool // calls arrive, and are not answered
 	calls atomic.Int64
 }
 
@@ -52,7 +53,11 @@ func (r *reach) Take(ctx context.Context, t quota.Take) (quota.Taken, error) {
 	if err := r.ask(); err != nil {
 		return quota.Taken{}, err
 	}
-	return r.Store.Take(ctx, t)
+	taken, err := r.Store.Take(ctx, t)
+	if r.mute.Load() {
+		return quota.Taken{}, errDown
+	}
+	return taken, err
 }
 
 func (r *reach) Permit(ctx context.Context, p quota.Permits) (quota.Permitted, error) {
@@ -221,6 +226,37 @@ func most(all []taking, rate float64) (sum int64, worst float64) {
 		worst = max(worst, level)
 	}
 	return sum, worst
+}
+
+// TestVendedUnheard: what the store vended with answers that got lost has flowed back
+// when the next answer tells of it, and is not used on top.
+func TestVendedUnheard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 1, accounting.Limit{Name: "r", Resource: accounting.Requests, Amount: 60, Per: time.Minute, Burst: 4})
+		defer s.end()
+		enter := func() (admitted int) {
+			for range 20 {
+				var h accounting.Hold
+				if s.ledgers[0].Enter(&h, s.tables[0], subject("k", "t"), time.Now()) == nil {
+					admitted++
+					s.ledgers[0].Settle(&h, 0, 0, time.Now())
+				}
+			}
+			return admitted
+		}
+		s.store.mute.Store(true)
+		for range 4 {
+			if n := enter(); n > 0 {
+				t.Errorf("%d calls were admitted without an answer of the store", n)
+			}
+			time.Sleep(time.Second)
+		}
+		time.Sleep(time.Minute)
+		s.store.mute.Store(false)
+		if n := enter(); n != 4 {
+			t.Errorf("%d calls were admitted at once, want the burst of 4", n)
+		}
+	})
 }
 
 // TestSharedPermits: ledgers that share a concurrency limit never admit more than it
