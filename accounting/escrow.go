@@ -169,9 +169,11 @@ func (l *Ledger) Run(ctx context.Context) error {
 		defer stop()
 		watched = l.store.Watch(ctx, l.replica, owner{l})
 	})
+	// Of the time, so that a simulation repeats its course.
+	jitters := rand.New(rand.NewPCG(uint64(wallClock()), 0)) //nolint:gosec // not a secret
 	for {
-		jitter := time.Duration(rand.Int64N(int64(tendEvery / 2))) //nolint:gosec // not a secret
-		timer := time.NewTimer(tendEvery*3/4 + jitter)             //nolint:forbidigo // nobody else can say when it is time
+		jitter := time.Duration(jitters.Int64N(int64(tendEvery / 2)))
+		timer := time.NewTimer(tendEvery*3/4 + jitter) //nolint:forbidigo // nobody else can say when it is time
 		select {
 		case <-ctx.Done():
 			timer.Stop()
