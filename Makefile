@@ -92,7 +92,7 @@ mutants:
 # BENCH_ROUNDS=n sets the rounds of the run through Envoy.
 bench: $(ENVOY)
 	$(GO) test -tags bench -count=1 -run '^Test(Overhead|Sustained)$$' -timeout 30m -v ./e2e
-	$(GO) test -count=1 -run '^TestOverspend$$' -v ./accounting
+	$(GO) test -count=1 -run '^Test(Overspend|StoreCalls)$$' -v ./accounting -replicas.long
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 # Each fuzz target in turn, FUZZTIME long.

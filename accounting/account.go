@@ -318,11 +318,14 @@ func (a *account) openWindow(s *Subject, now int64) (w *window, fresh bool) {
 // unitOf is what a store may round amounts of an account to: it counts in doubles,
 // which end at 9 million USD of nano-USD.
 func unitOf(account string) int64 {
-	if strings.HasPrefix(account, USD.String()+"|") {
+	if isMoney(account) {
 		return int64(money.USD / 1_000_000)
 	}
 	return 1
 }
+
+// isMoney reports whether an account is in USD: the others are not in the book.
+func isMoney(account string) bool { return strings.HasPrefix(account, USD.String()+"|") }
 
 func newWindow(account string, cal Window) *window {
 	w := &window{

@@ -21,17 +21,34 @@ const (
 	// longer than idleStock.
 	stock     = 400 * time.Millisecond
 	idleStock = 2 * time.Second
-	// Of room that nobody is about to need, what lasts so long is in hand beside that:
-	// for so long calls go on while the store is down.
+	// Where a limit leaves so much room that nobody misses it, what is in hand of an
+	// account-window shall last for ample, at the pace of the last steadyFor: Run asks
+	// when a quarter of it is left. Nothing stays in hand where no call begins or ends
+	// for quietFor.
+	ample = 20 * time.Second
+	// Of room that nobody is about to need, what lasts so long is in hand: for so long
+	// calls go on while the store is down.
 	provision = 5 * time.Minute
+	steadyFor = 5 * time.Second
+	quietFor  = 2500 * time.Millisecond
+	// fewCalls more like it is what a call that lacks something asks for then.
+	fewCalls = 4
+	// reportEvery is how old what the store knows of spent money may be. It is set aside
+	// before it is spent: who is told later sees it as reserved.
+	reportEvery = 10 * time.Second
 	// recallFor is how long a call waits for what others have idle, in steps that
-	// double. Then the account-window is dry: for dryFor nobody asks again.
-	recallFor = 155 * time.Millisecond
-	dryFor    = 100 * time.Millisecond
-	// detailEvery is how old what a ledger knows of others' shares may be: what was
-	// granted since to one that then dies with its disk, as the store loses it too,
+	// grow. Then the account-window is dry: for dryFor nobody asks again, and who asks
+	// within stillDryFor after that waits one step only: what was idle has come back,
+	// and what calls hold takes longer.
+	recallFor   = 155 * time.Millisecond
+	dryFor      = 100 * time.Millisecond
+	stillDryFor = time.Second
+	// A call that is made anyway asks for others' shares, if what is known of them is
+	// older than detailEvery; one is made for it if it is older than detailAtMost. What
+	// was granted since to one that then dies with its disk, as the store loses it too,
 	// is what a loss can cost.
-	detailEvery = 2 * time.Second
+	detailEvery  = 2 * time.Second
+	detailAtMost = 10 * time.Second
 	// tending is how many account-windows are reported at the same time.
 	tending = 16
 	// idleEvery is how old what is known of an account-window may be that nothing is
@@ -56,26 +73,31 @@ type supply struct {
 	dryNeed  int64 // … so much is not there, whoever is asked
 	borrowed int64 // taken by the owner's word while the store was down, and not yet told
 	shares   []quota.Share
-	detailed int64 // when they were told
-	heardAt  int64 // when the store has last answered
+	detailed int64  // when they were told
+	heardAt  int64  // when the store has last answered
+	version  uint64 // of the table whose limit it was told
 }
 
 // pace is what calls take a second, on average.
 type pace struct {
-	at    int64 // when it was measured last, in Unix nanoseconds
-	level int64 // spent and held then
-	flow  int64
-	busy  int64 // when calls last took something
+	at     int64 // when it was measured last, in Unix nanoseconds
+	level  int64 // spent and held then
+	flow   int64
+	steady int64 // the same, over steadyFor, in parts of fine
+	moved  int64 // when the level was last seen to change
 }
+
+// fine is the parts of a unit in which a slow pace is measured.
+const fine = 1 << 10
 
 // heard takes what the store has answered.
 func (p *supply) heard(s *quota.Sync, st *quota.State) {
 	p.given, p.borrowed, p.unsure = s.Returned, 0, false
 	p.limit, p.replicas = st.Limit, st.Active
 	p.over = st.Settled+st.Escrowed > st.Limit
-	p.heardAt = s.Now.UnixNano()
+	p.heardAt = wallClock()
 	if s.Detail {
-		p.shares, p.detailed = st.Shares, s.Now.UnixNano()
+		p.shares, p.detailed = st.Shares, wallClock()
 	}
 }
 
@@ -85,7 +107,8 @@ type escrow struct {
 	mu  sync.Mutex
 	all map[quota.Key]kept
 
-	idle []tended // that Run has still to look at
+	idle   []tended // that Run has still to look at …
+	listed int64    // … since then
 }
 
 // kept is one of them.
@@ -145,11 +168,13 @@ func (t tended) key() quota.Key { return t.window.key }
 
 // tendLocked makes Run look after w. a.mu is held. What was dropped has no set any
 // more, and is looked after by reportDropped.
-func (l *Ledger) tendLocked(a *account, w *window, now int64) {
+func (l *Ledger) tendLocked(a *account, w *window) {
 	if w.supply.tended || a.set == nil {
 		return
 	}
+	now := wallClock() // the caller's may have been set
 	w.supply.tended, w.supply.at, w.supply.level = true, now, w.spent+w.held
+	w.supply.moved, w.supply.version = now, l.version.Load()
 	l.escrow.put(tended{a, w})
 }
 
@@ -200,8 +225,8 @@ func (l *Ledger) tendAll(ctx context.Context) {
 		}
 	}
 	_ = g.Wait() // who asks tells what goes wrong
-	if len(l.escrow.idle) == 0 {
-		l.escrow.idle = l.windows(wallClock(), idleEvery)
+	if now := wallClock(); len(l.escrow.idle) == 0 && now-l.escrow.listed > int64(time.Second) {
+		l.escrow.idle, l.escrow.listed = l.windows(now, idleEvery), now
 	}
 	n := min(idleTick, len(l.escrow.idle))
 	l.hear(ctx, l.escrow.idle[:n])
@@ -265,20 +290,32 @@ func (t tended) due(l *Ledger, now int64) (call func()) {
 	p := &w.supply
 	p.measure(w.spent+w.held, now)
 	inHand := w.inHand()
+	quiet := now-p.moved >= int64(quietFor)
+	target := w.target()
 	switch {
-	case p.over:
+	case p.over || quiet:
 		w.returned += max(0, inHand)
-	case inHand > p.lasts(idleStock)+2*w.provision():
-		w.returned += inHand - p.lasts(stock) - w.provision()
-	case now < w.end && inHand < p.lasts(stock/2)+w.provision()/2:
-		ask.want = min(p.lasts(stock)+w.provision(), inHand+w.share())
+	case inHand > max(p.lasts(idleStock), 2*target):
+		w.returned += inHand - target
+	case now < w.end && inHand < max(p.lasts(stock/2), target/4):
+		// Crumbs of what is left are for calls that need them.
+		if ahead, share := max(0, w.aim()-inHand), w.share(); share >= ahead/2 {
+			ask.want = inHand + min(ahead, share)
+		}
 	}
-	ask.detail = time.Duration(now-p.detailed) > detailEvery
-	due := p.unsure || w.spent != w.reported || w.returned != p.given || p.borrowed > 0 || ask.want > inHand || ask.detail && w.known
-	if due {
+	known := time.Duration(now - p.detailed)
+	ask.detail = known > detailEvery
+	// Only money is in the book: what else was spent, a crash forgets unless the store
+	// has heard of it.
+	told := w.spent == w.reported || isMoney(a.text) && !quiet && now-p.heardAt < int64(reportEvery)
+	// A limit that was lowered bites when all have heard that more is out.
+	version := l.version.Load()
+	edited := version != p.version
+	p.version = version
+	if p.unsure || edited || !told || w.returned != p.given || p.borrowed > 0 || ask.want > inHand || known > detailAtMost && w.known {
 		return func() { l.tend(a, w, ask) }
 	}
-	if w.inHand() == 0 && w.held == 0 {
+	if w.inHand() == 0 && w.held == 0 && w.spent == w.reported {
 		p.tended = false
 		l.escrow.remove(t)
 	}
@@ -292,14 +329,31 @@ func (p *pace) measure(level, now int64) {
 		return
 	}
 	took := max(0, level-p.level)
-	p.flow = (3*p.flow + min(mulDiv(took, int64(time.Second), passed, down), maxAmount/4)) / 4
-	switch {
-	case took > 0:
-		p.busy = now
-	case now-p.busy > int64(idleStock):
-		p.flow = 0
+	// Rounded down: what no call takes any more ends at nothing.
+	flow, part := min(mulDiv(took, int64(time.Second), passed, down), maxAmount/4), min(passed, int64(steadyFor))
+	p.flow = (3*p.flow + flow) / 4
+	p.steady += mulDiv(min(flow, maxAmount/4/fine)*fine, part, int64(steadyFor), down) - mulDiv(p.steady, part, int64(steadyFor), up)
+	if level != p.level {
+		p.moved = now
 	}
 	p.at, p.level = now, level
+}
+
+// steadily is what calls take in d, at the pace of the last steadyFor.
+func (p *pace) steadily(d time.Duration) int64 {
+	return mulDiv(p.steady, int64(d), fine*int64(time.Second), up)
+}
+
+// aim is what calls are about to take, or a small part of the room, if that is more.
+func (w *window) aim() int64 {
+	p := &w.supply
+	return max(p.lasts(stock), p.steadily(ample), min(p.steadily(provision), w.share()/4))
+}
+
+// target is what shall be in hand of it: no more than the room allows.
+func (w *window) target() int64 {
+	p := &w.supply
+	return max(p.lasts(stock), min(p.steadily(ample), w.share()), min(p.steadily(provision), w.share()/4))
 }
 
 // lasts is what calls take in d.
@@ -339,17 +393,13 @@ func (w *window) share() int64 {
 	return max(0, w.supply.limit-w.used()-w.reserved()-w.inHand()) / int64(2*max(1, w.supply.replicas))
 }
 
-// provision is what shall be in hand beside the stock: a small part of the room, so
-// that nobody lacks it before its owner is asked for it.
-func (w *window) provision() int64 { return min(w.supply.lasts(provision), w.share()/4) }
-
 // autonomy is for how long what is in hand lasts, at the pace of the last seconds; ok
 // is false where calls take nothing.
 func (w *window) autonomy() (d time.Duration, ok bool) {
-	if w.supply.flow == 0 {
+	if w.supply.steady < fine {
 		return 0, false
 	}
-	return time.Duration(mulDiv(max(0, w.inHand()), int64(time.Second), w.supply.flow, down)), true
+	return time.Duration(mulDiv(max(0, w.inHand()), fine*int64(time.Second), w.supply.steady, down)), true
 }
 
 // Autonomy is for how long calls go on while a shared store does not answer, at the
@@ -400,14 +450,21 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now 
 	defer w.syncing.Unlock()
 	a.mu.Lock()
 	p := &w.supply
-	wait := recallFor / 31 // 1, 2, 4, 8, 16 of them
+	wait, patience := recallFor/21, recallFor // 1, 4, 16 of them
+	if p.dry > 0 && began-p.dry < int64(stillDryFor) && r.need >= p.dryNeed/2 {
+		patience = wait
+	}
 	for !w.fits(r.need, r.lowest) {
 		if l.shared && began < p.dry && r.need >= p.dryNeed {
 			return nil // another call has just asked for no more than this
 		}
 		ask := wish{need: r.need}
 		if l.shared {
-			ask.want = w.inHand() + min(p.lasts(stock), w.share())
+			ahead, share := w.aim(), w.share()
+			if few := mulDiv(r.need, fewCalls, 1, down); few <= share/fewCalls {
+				ahead = max(ahead, few)
+			}
+			ask.want = w.inHand() + min(ahead, share)
 			ask.recall = true
 		}
 		a.mu.Unlock()
@@ -422,14 +479,14 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now 
 		case granted > 0:
 		case !l.shared:
 			return nil
-		case w.others == 0 || r.need > r.lowest-w.used()-w.held || wait > recallFor:
+		case w.others == 0 || r.need > r.lowest-w.used()-w.held || wait > patience:
 			p.dry, p.dryNeed = wallClock()+int64(dryFor), r.need
 			return nil
 		default:
 			a.mu.Unlock()
 			time.Sleep(wait) //nolint:forbidigo // others give back what is idle meanwhile
 			a.mu.Lock()
-			wait *= 2
+			wait *= 4
 		}
 	}
 	return nil

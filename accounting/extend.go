@@ -97,7 +97,7 @@ func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Re
 	w.granted += max(0, more-w.inHand())
 	w.held += more
 	if l.shared {
-		l.tendLocked(a, w, now)
+		l.tendLocked(a, w)
 	}
 	return nil
 }

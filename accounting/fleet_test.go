@@ -433,3 +433,43 @@ func (f *fleet) sleep(d time.Duration) bool {
 		return false
 	}
 }
+
+// TestInHand: where a limit leaves room, some seconds' worth of calls is in hand. It
+// comes back when there are none any more, and at once when the limit is lowered
+// below what is out, though its ledger has no other cause to ask the store.
+func TestInHand(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit int64 // from then on
+		wait  time.Duration
+	}{
+		"no calls any more":    {cents(1_000_000), 3 * time.Second},
+		"the limit is lowered": {cents(50), 300 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				limit := accounting.Limit{Name: "b", Resource: accounting.USD, Amount: cents(1_000_000), Window: accounting.Month}
+				f := share(t, 1, limit)
+				var h accounting.Hold
+				for range 50 {
+					mustAdmit(t, f.ledgers[0], &h, f.tables[0], subject("k", "t"), accounting.Need{USD: usd(1)}, time.Now())
+					f.ledgers[0].Settle(&h, usd(1), 0, time.Now())
+					time.Sleep(100 * time.Millisecond)
+				}
+				escrowed := func() int64 {
+					_, escrowed := has(t, f.store.Store, "usd|month@UTC")
+					return escrowed
+				}
+				if escrowed() == 0 {
+					t.Error("nothing is in hand")
+				}
+				limit.Amount = c.limit
+				apply(t, f.ledgers[0], limit)
+				time.Sleep(c.wait)
+				if n := escrowed(); n != 0 {
+					t.Errorf("%d is escrowed, want 0", n)
+				}
+				f.end()
+			})
+		})
+	}
+}

@@ -52,8 +52,9 @@ type Ledger struct {
 	replicas int64
 	log      *slog.Logger
 	metrics  *metrics
-	down     atomic.Bool // the last store call failed
-	escrow   escrow      // what Run looks after
+	down     atomic.Bool   // the last store call failed
+	version  atomic.Uint64 // of the last table that was applied
+	escrow   escrow        // what Run looks after
 
 	reporting turn // of dropped; taken before any account's lock
 	dropped   dropped
@@ -105,6 +106,7 @@ func (l *Ledger) Apply(t *Table, now time.Time) error {
 	}
 	if t.ledger == l {
 		l.table = t
+		l.version.Store(t.version)
 		return nil
 	}
 	t.ledger = l
@@ -125,6 +127,7 @@ func (l *Ledger) Apply(t *Table, now time.Time) error {
 		}
 	}
 	l.table = t
+	l.version.Store(t.version)
 	return nil
 }
 
@@ -269,7 +272,7 @@ func (l *Ledger) sync(a *account, w *window, t syncTerms, ask wish, now int64) (
 	if err != nil {
 		if l.shared {
 			w.supply.unsure = true
-			l.tendLocked(a, w, now)
+			l.tendLocked(a, w)
 		}
 		return 0, err
 	}
@@ -294,7 +297,7 @@ func (l *Ledger) sync(a *account, w *window, t syncTerms, ask wish, now int64) (
 		if ask.mode == quota.Close {
 			w.returned = w.granted - w.spent // nothing is held: see Close
 		}
-		l.tendLocked(a, w, now)
+		l.tendLocked(a, w)
 	}
 	return granted, nil
 }

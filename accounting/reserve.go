@@ -225,7 +225,7 @@ func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, 
 	w.granted += max(0, need-w.inHand())
 	w.held += need
 	if l.shared {
-		l.tendLocked(a, w, now)
+		l.tendLocked(a, w)
 	}
 	h.at(first).booked = true
 	return nil, true

@@ -226,9 +226,23 @@ func list() []mutant {
 		{
 			breaks: "what lies idle goes back",
 			file:   "accounting/escrow.go",
-			line:   "		w.returned += inHand - p.lasts(stock) - w.provision()\n",
-			mutant: "",
-			tests:  "TestFleet",
+			line:   "	case p.over || quiet:\n",
+			mutant: "	case p.over:\n",
+			tests:  "TestInHand",
+		},
+		{
+			breaks: "spending that is not yet told keeps its window tended",
+			file:   "accounting/escrow.go",
+			line:   "w.held == 0 && w.spent == w.reported {",
+			mutant: "w.held == 0 {",
+			tests:  "TestFleet|TestStoreCalls",
+		},
+		{
+			breaks: "a limit that was lowered bites at once",
+			file:   "accounting/escrow.go",
+			line:   "p.unsure || edited || !told",
+			mutant: "p.unsure || !told",
+			tests:  "TestInHand",
 		},
 		{
 			breaks: "a call that no enforced budget covers is refused",
