@@ -473,3 +473,24 @@ func TestInHand(t *testing.T) {
 		})
 	}
 }
+
+// TestNothingInHand: what was spent is told though nothing is in hand or held.
+func TestNothingInHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := share(t, 1, accounting.Limit{Name: "b", Resource: accounting.USD, Amount: cents(2), Window: accounting.Month})
+		var h accounting.Hold
+		for range 2 { // the first look at a window tells all of it
+			mustAdmit(t, f.ledgers[0], &h, f.tables[0], subject("k", "t"), accounting.Need{USD: usd(1)}, time.Now())
+			f.ledgers[0].Settle(&h, usd(1), 0, time.Now())
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Second)
+		st, err := f.store.Store.Sync(t.Context(), quota.Sync{
+			Key: quota.Key{Account: "usd|month@UTC", Window: time.Now().UTC().Format("2006-01")}, Replica: "reader", Seq: 1, Mode: quota.NoGrants,
+		})
+		if err != nil || st.Settled != cents(2) || st.Escrowed != 0 {
+			t.Errorf("the store has %d settled and %d escrowed, want %d and 0; %v", st.Settled, st.Escrowed, cents(2), err)
+		}
+		f.end()
+	})
+}

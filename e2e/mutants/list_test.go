@@ -235,13 +235,13 @@ func list() []mutant {
 			file:   "accounting/escrow.go",
 			line:   "w.held == 0 && w.spent == w.reported {",
 			mutant: "w.held == 0 {",
-			tests:  "TestFleet|TestStoreCalls",
+			tests:  "TestNothingInHand",
 		},
 		{
 			breaks: "a limit that was lowered bites at once",
 			file:   "accounting/escrow.go",
-			line:   "p.unsure || edited || !told",
-			mutant: "p.unsure || !told",
+			line:   "edited := version != p.version",
+			mutant: "edited := false",
 			tests:  "TestInHand",
 		},
 		{
