@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"airgate/accounting"
+	"airgate/accounting/quota"
 )
 
 var (
