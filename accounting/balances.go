@@ -31,6 +31,7 @@ type Balances struct {
 	// they had there, and what was told for good of all others.
 	sharing map[string]map[string]money.NanoUSD // :: writer → account-window → spent, 0 where it only was
 	told    map[string]money.NanoUSD            // :: account-window
+	closed  map[string]closing                  // :: replica that has closed
 }
 
 // OpenIntent is an intent that has no settlement: its call is in flight, or
@@ -48,7 +49,7 @@ func NewBalances() *Balances {
 	return &Balances{
 		spent: make(map[string]money.NanoUSD), open: make(map[string]OpenIntent), leads: make(map[string]int64),
 		overrides: make(map[overrideKey]saidOverride),
-		sharing:   make(map[string]map[string]money.NanoUSD), told: make(map[string]money.NanoUSD),
+		sharing:   make(map[string]map[string]money.NanoUSD), told: make(map[string]money.NanoUSD), closed: make(map[string]closing),
 	}
 }
 
@@ -208,12 +209,14 @@ func (b *Balances) charged() map[string]money.NanoUSD {
 //	version u8 | latest, passed | ignored | n, n × (account, spent) | n, n × (request id, time, reserved, m, m × account) |
 //	n, n × (window, lead) | n, n × (budget, who, until, amount, detail of an override;
 //	of an entry of the overlay "", its id, no time, 0, detail) |
-//	writer of each open intent | n, n × (writer, n, n × (account, spent)) | n, n × (account, told)
+//	writer of each open intent | n, n × (writer, n, n × (account, spent)) | n, n × (account, told) |
+//	n, n × (replica that has closed, when, its lead, n, n × (account, spent))
 //
 // Numbers are varints, times Unix nanoseconds, texts a length and their bytes.
 // All lists are in order: equal balances have equal checkpoints. Version 1 had
-// neither passed nor the lists of the second line, version 2 not those of the third.
-const checkpointVersion = 3
+// neither passed nor the lists of the second line, version 2 not those of the third,
+// version 3 not that of the last.
+const checkpointVersion = 4
 
 // appendSums appends n and n × (account, spent).
 func appendSums(dst []byte, spent map[string]money.NanoUSD) []byte {
@@ -281,7 +284,16 @@ func (b *Balances) AppendCheckpoint(dst []byte) []byte {
 		dst = appendText(dst, writer)
 		dst = appendSums(dst, b.sharing[writer])
 	}
-	return appendSums(dst, b.told)
+	dst = appendSums(dst, b.told)
+	dst = binary.AppendUvarint(dst, uint64(len(b.closed)))
+	for _, replica := range slices.Sorted(maps.Keys(b.closed)) {
+		c := b.closed[replica]
+		dst = appendText(dst, replica)
+		dst = binary.AppendVarint(dst, c.at)
+		dst = binary.AppendVarint(dst, c.lead)
+		dst = appendSums(dst, c.spent)
+	}
+	return dst
 }
 
 func (b *Balances) forgetLocked() {
@@ -306,6 +318,12 @@ func (b *Balances) forgetLocked() {
 	for _, spent := range b.sharing {
 		maps.DeleteFunc(spent, isOver)
 	}
+	for replica, c := range b.closed {
+		if maps.DeleteFunc(c.spent, isOver); len(c.spent) == 0 && !b.recentLocked(&c) {
+			delete(b.closed, replica)
+		}
+	}
+	b.foldLocked()
 }
 
 // RestoreCheckpoint replaces the balances by those of a checkpoint. On an
@@ -344,6 +362,7 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 		}
 	}
 	sharing, told := make(map[string]map[string]money.NanoUSD), make(map[string]money.NanoUSD)
+	closed := make(map[string]closing)
 	if v > 2 {
 		for _, id := range slices.Sorted(maps.Keys(open)) {
 			in := open[id]
@@ -356,6 +375,12 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 		}
 		told = r.sums()
 	}
+	if v > 3 {
+		for range r.count() {
+			replica := r.text()
+			closed[replica] = closing{at: r.varint(), lead: r.varint(), spent: r.sums()}
+		}
+	}
 	if r.err == nil && len(r.rest) > 0 {
 		r.err = errors.New("bytes follow the end")
 	}
@@ -365,7 +390,7 @@ func (b *Balances) RestoreCheckpoint(p []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.clock, b.ignored, b.spent, b.open, b.leads, b.overrides = seen, ignored, spent, open, leads, overrides
-	b.sharing, b.told = sharing, told
+	b.sharing, b.told, b.closed = sharing, told, closed
 	if v == 1 {
 		b.use(slices.Collect(maps.Keys(spent)), seen.latest)
 		for _, in := range open {

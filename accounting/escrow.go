@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,6 +57,10 @@ const (
 	// the store loses it. At most idleTick of them are looked at in each tick.
 	idleEvery = 30 * time.Second
 	idleTick  = 32
+	// leaveAfter is how long after a store was told again what it has lost all others
+	// have told theirs, too, or were taken for gone.
+	leaveAfter = 70 * time.Second
+	leaveRetry = 5 * time.Second
 )
 
 // supply is how an account-window of a shared store is kept in hand. The account's
@@ -109,6 +114,8 @@ type escrow struct {
 
 	idle   []tended // that Run has still to look at …
 	listed int64    // … since then
+
+	leaveAt int64 // when those are to leave who have ended; 0 = they have
 }
 
 // kept is one of them.
@@ -206,6 +213,9 @@ func (l *Ledger) Run(ctx context.Context) error {
 			return watched
 		case <-timer.C:
 			l.tendAll(ctx)
+			if l.escrow.leaves(wallClock()) {
+				watching.Go(func() { l.leaveAgain(ctx) })
+			}
 		}
 	}
 }
@@ -550,17 +560,48 @@ func (o owner) Reassert(ctx context.Context, lost func(quota.Key) bool) error {
 			}
 		}
 	}
+	l.bequeath(going, g, func(k quota.Key, _ string) bool { return lost(k) })
+	l.leaveIn(leaveAfter)
+	return errors.Join(g.Wait(), ctx.Err())
+}
+
+// leaves reports whether it is time for leaveAgain.
+func (e *escrow) leaves(now int64) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	due := e.leaveAt != 0 && now >= e.leaveAt
+	if due {
+		e.leaveAt = 0
+	}
+	return due
+}
+
+// leaveAgain gives back what earlier incarnations had in hand, as the store remembers
+// from before it lost that, or as it was told by others who had not heard. First it
+// tells what of that was spent.
+func (l *Ledger) leaveAgain(ctx context.Context) {
 	l.mu.Lock()
-	inherited := l.inherited
+	ended := l.ended
 	l.mu.Unlock()
-	for replica, spent := range inherited {
-		for text, n := range spent {
-			if aw, err := parseAccountWindow(text); err == nil && lost(newWindow(aw.account, aw.window).key) {
-				g.Go(func() error { return l.inherit(going, replica, text, n, time.Unix(0, wallClock())) })
-			}
+	g, going := errgroup.WithContext(ctx)
+	g.SetLimit(tending)
+	l.bequeath(going, g, func(_ quota.Key, replica string) bool { return slices.Contains(ended, replica) })
+	err := g.Wait()
+	for _, replica := range ended {
+		if err == nil {
+			err = l.store.Leave(ctx, replica)
 		}
 	}
-	return errors.Join(g.Wait(), ctx.Err())
+	if err != nil {
+		l.log.Warn("what earlier incarnations had in hand of the quota store cannot be given back yet", "error", err)
+		l.leaveIn(leaveRetry)
+	}
+}
+
+func (l *Ledger) leaveIn(d time.Duration) {
+	l.escrow.mu.Lock()
+	defer l.escrow.mu.Unlock()
+	l.escrow.leaveAt = wallClock() + int64(d)
 }
 
 func (l *Ledger) reassert(a *account, w *window) error {

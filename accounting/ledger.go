@@ -63,7 +63,10 @@ type Ledger struct {
 	sets  map[string]*accountSet // :: group.key → accounts
 	table *Table                 // the last one applied
 
-	inherited inheritance // that was told the store
+	// What of earlier incarnations a store is told again that has lost it.
+	inherited inheritance
+	departed  map[string][]quota.Share // :: account-window → of those that had closed before
+	ended     []string                 // writers of both
 }
 
 // New returns a Ledger that has no accounts yet.

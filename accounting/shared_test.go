@@ -474,7 +474,7 @@ func TestAutonomy(t *testing.T) {
 			t.Errorf("a call of nearly all that is left: %+v", r)
 		}
 		s.end()
-		if settled, escrowed := has(t, s.store.Store, "usd|month@UTC"); settled != spent || escrowed != 0 {
+		if settled, escrowed := has(t, s.store.Store, "usd|month@UTC", thisMonth()); settled != spent || escrowed != 0 {
 			t.Errorf("the store has %d settled and %d escrowed, want %d and 0", settled, escrowed, spent)
 		}
 	})

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"airgate/accounting/money"
 	"airgate/accounting/quota"
@@ -47,10 +50,85 @@ func (b *Balances) noteClosed(r *record.Record) {
 	if r.Code != quotaClosed {
 		return
 	}
+	if untold := b.untoldLocked(b.told); len(untold) > 0 {
+		b.closeLocked(r.Writer+"/journal", r.Time, untold)
+	}
 	for _, h := range r.Heads {
+		b.closeLocked(h.Writer, r.Time, b.sharing[h.Writer])
 		delete(b.sharing, h.Writer)
 	}
 	b.told = b.untoldLocked(nil)
+}
+
+// closing is what a store that has lost it is to be told of a replica that has closed.
+type closing struct {
+	at    int64 // when it did, in Unix nanoseconds
+	lead  int64 // passage.lead of then
+	spent map[string]money.NanoUSD
+}
+
+func (b *Balances) closeLocked(replica string, at time.Time, spent map[string]money.NanoUSD) {
+	maps.DeleteFunc(spent, func(_ string, n money.NanoUSD) bool { return n <= 0 })
+	b.closed[replica] = closing{at.UnixNano(), b.clock.lead(at.UnixNano()), spent}
+}
+
+// recentLocked reports whether a store, or other replicas, may not have heard of a
+// closing: in a day all have.
+func (b *Balances) recentLocked(c *closing) bool { return !b.clock.over(c.at, c.lead, 24*time.Hour) }
+
+// foldLocked keeps as one what closed more than a week ago: a window need never end,
+// and there may be any number of restarts in it. A store has them in one sum, too
+// (quota.Folded), and takes nothing twice that was closed before that.
+func (b *Balances) foldLocked() {
+	for _, replica := range slices.Sorted(maps.Keys(b.closed)) {
+		c := b.closed[replica]
+		name, incarnation, _ := strings.Cut(replica, ".")
+		if incarnation == "" || !b.clock.over(c.at, c.lead, grace) {
+			continue
+		}
+		delete(b.closed, replica)
+		all, ok := b.closed[name+foldedClosings]
+		if !ok {
+			all.spent = make(map[string]money.NanoUSD)
+		}
+		for a, n := range c.spent {
+			add(all.spent, []string{a}, n)
+		}
+		all.at, all.lead = max(all.at, c.at), max(all.lead, c.lead)
+		b.closed[name+foldedClosings] = all
+	}
+}
+
+// ended returns the writers but heir of which it may not be known that they have closed.
+func (b *Balances) ended(heir string) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := slices.Collect(maps.Keys(b.sharing))
+	for replica, c := range b.closed {
+		if !strings.Contains(replica, "/") && b.recentLocked(&c) {
+			all = append(all, replica)
+		}
+	}
+	all = slices.DeleteFunc(all, func(replica string) bool { return replica == heir })
+	slices.Sort(all)
+	return all
+}
+
+// foldedClosings follows the name of a replica in that of the sum of its writers that
+// closed long ago.
+const foldedClosings = "/closed"
+
+// departed is what a store that has lost it is to be told of replicas that have closed.
+func (b *Balances) departed() map[string][]quota.Share { // :: account-window
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := make(map[string][]quota.Share)
+	for replica, c := range b.closed {
+		for text, n := range c.spent {
+			all[text] = append(all[text], quota.Share{Replica: replica, Granted: int64(n), Spent: int64(n), Closed: c.at / int64(time.Millisecond)})
+		}
+	}
+	return all
 }
 
 // untoldLocked is what was spent, less what writers that have not closed spent, and
@@ -107,12 +185,12 @@ func (b *Balances) inheritance(heir string) inheritance {
 // this Ledger's. It returns the record that says so, which the caller appends; nil =
 // there was nothing to tell. On an error it can be repeated.
 func (l *Ledger) Succeed(ctx context.Context, b *Balances, now time.Time) (*record.Record, error) {
-	all := b.inheritance(l.replica)
+	all, departed := b.inheritance(l.replica), b.departed()
 	var closed []string
 	told := false
 	for _, replica := range slices.Sorted(maps.Keys(all)) {
 		for _, text := range slices.Sorted(maps.Keys(all[replica])) {
-			if err := l.inherit(ctx, replica, text, all[replica][text], now); err != nil {
+			if err := l.inherit(ctx, replica, text, all[replica][text], nil, now); err != nil {
 				return nil, fmt.Errorf("close %s in the quota store: %w", replica, err)
 			}
 			told = true
@@ -130,7 +208,10 @@ func (l *Ledger) Succeed(ctx context.Context, b *Balances, now time.Time) (*reco
 	if err := l.reopenAllLocked(all, now); err != nil { //nolint:contextcheck // a store has a deadline of its own
 		return nil, err
 	}
-	l.inherited = all
+	l.inherited, l.departed, l.ended = all, departed, b.ended(l.replica)
+	if len(l.ended) > 0 {
+		l.leaveIn(leaveAfter) // the store may have lost something before
+	}
 	if !told && len(closed) == 0 {
 		return nil, nil
 	}
@@ -155,9 +236,11 @@ func (l *Ledger) reopenAllLocked(all inheritance, now time.Time) error {
 	return nil
 }
 
-// inherit closes one account-window of a replica that has ended.
-func (l *Ledger) inherit(ctx context.Context, replica, text string, spent money.NanoUSD, now time.Time) error {
-	if spent <= 0 {
+// inherit closes one account-window of a replica that has ended, and tells what others
+// had that closed it before.
+func (l *Ledger) inherit(ctx context.Context, replica, text string, spent money.NanoUSD, others []quota.Share, now time.Time) error {
+	spent = max(0, spent)
+	if spent == 0 && len(others) == 0 {
 		return nil // Leave finds what it had
 	}
 	aw, err := parseAccountWindow(text)
@@ -167,8 +250,48 @@ func (l *Ledger) inherit(ctx context.Context, replica, text string, spent money.
 	w := newWindow(aw.account, aw.window)
 	_, err = l.store.Sync(ctx, quota.Sync{
 		Key: w.key, Unit: w.unit, Replica: replica, Seq: quota.LastSeq, Seen: int64(spent), Spent: int64(spent),
-		Now: now, Expire: w.expire, Mode: quota.Close,
+		Now: now, Expire: w.expire, Mode: quota.Close, Others: others,
 	})
 	l.answered(err)
 	return err
+}
+
+// bequeath tells again, by calls of g, what earlier incarnations spent, as far as which
+// says of an account-window and of one of them.
+func (l *Ledger) bequeath(ctx context.Context, g *errgroup.Group, which func(k quota.Key, replica string) bool) {
+	l.mu.Lock()
+	inherited, departed := l.inherited, l.departed
+	l.mu.Unlock()
+	tell := func(replica, text string, spent money.NanoUSD, others []quota.Share) {
+		g.Go(func() error { return l.inherit(ctx, replica, text, spent, others, time.Unix(0, wallClock())) })
+	}
+	for replica, spent := range inherited {
+		for text, n := range spent {
+			if which(keyOfText(text), replica) {
+				tell(replica, text, n, nil)
+			}
+		}
+	}
+	journal := l.replica + "/journal"
+	for text, all := range departed {
+		var others []quota.Share
+		for _, o := range all {
+			if which(keyOfText(text), o.Replica) {
+				others = append(others, o)
+			}
+		}
+		if len(others) > 0 {
+			tell(journal, text, inherited[journal][text], others)
+		}
+	}
+}
+
+// keyOfText is the key of an account-window of records; one that cannot be read is told
+// by inherit.
+func keyOfText(text string) quota.Key {
+	aw, err := parseAccountWindow(text)
+	if err != nil {
+		return quota.Key{}
+	}
+	return newWindow(aw.account, aw.window).key
 }

@@ -3,6 +3,7 @@ package accounting_test
 import (
 	"bytes"
 	"context"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,15 +58,17 @@ func (i *incarnation) settle(id string, h *accounting.Hold, cost int64) {
 	i.say(record.Record{Type: record.Settle, RequestID: id, Cost: money.NanoUSD(cost)})
 }
 
-// has is what the store has of an account in this month, read as a replica of its own.
-func has(t *testing.T, store quota.Store, account string) (settled, escrowed int64) {
+// has is what the store has of an account-window, read as a replica of its own.
+func has(t *testing.T, store quota.Store, account, window string) (settled, escrowed int64) {
 	t.Helper()
-	st, err := store.Sync(context.Background(), quota.Sync{Key: quota.Key{Account: account, Window: time.Now().UTC().Format("2006-01")}, Replica: "reader", Seq: 1, Mode: quota.NoGrants})
+	st, err := store.Sync(context.Background(), quota.Sync{Key: quota.Key{Account: account, Window: window}, Replica: "reader", Seq: 1, Mode: quota.NoGrants})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return st.Settled, st.Escrowed
 }
+
+func thisMonth() string { return time.Now().UTC().Format("2006-01") }
 
 // TestSucceed: who follows a process that was killed tells the shared store what that
 // one spent, charges what was in flight in full, gives back what was in hand, and
@@ -77,7 +80,7 @@ func TestSucceed(t *testing.T) {
 		book := accounting.NewBalances()
 		expect := func(when string, settled, escrowed int64) {
 			t.Helper()
-			if s, e := has(t, store, "usd|month@UTC"); s != settled || e != escrowed {
+			if s, e := has(t, store, "usd|month@UTC", thisMonth()); s != settled || e != escrowed {
 				t.Errorf("%s: the store has %d settled and %d escrowed, want %d and %d", when, s, e, settled, escrowed)
 			}
 		}
@@ -96,7 +99,7 @@ func TestSucceed(t *testing.T) {
 		if err := <-ran; err != nil {
 			t.Error(err)
 		}
-		if _, escrowed := has(t, store, "usd|month@UTC"); escrowed < 150 {
+		if _, escrowed := has(t, store, "usd|month@UTC", thisMonth()); escrowed < 150 {
 			t.Errorf("%d escrowed to who was killed, want what its calls hold and more", escrowed)
 		}
 		first.say(record.Record{Type: record.Settle, RequestID: "c", Cost: 50}) // as SettleOrphans
@@ -145,13 +148,135 @@ func TestSharedFromNowOn(t *testing.T) {
 			intent("b", time.Now(), 30, "usd|month@UTC|"+time.Now().UTC().Format("2006-01")))
 		for _, writer := range []string{"r.2", "r.3"} {
 			i := begin(t, store, book, writer, month)
-			if settled, escrowed := has(t, store, "usd|month@UTC"); settled != 90 || escrowed != 0 {
+			if settled, escrowed := has(t, store, "usd|month@UTC", thisMonth()); settled != 90 || escrowed != 0 {
 				t.Errorf("the store has %d settled and %d escrowed, want 90 and 0", settled, escrowed)
 			}
 			if writer == "r.2" {
 				i.say(record.Record{Type: record.Settle, RequestID: "b", Cost: 30})
 				i.say(*accounting.QuotaClosed(time.Now()))
 			}
+		}
+	})
+}
+
+// forgetful is a store that loses everything, and says so.
+type forgetful struct {
+	*memory.Store
+
+	owner quota.Owner
+}
+
+func (f *forgetful) Watch(ctx context.Context, _ string, o quota.Owner) error {
+	f.owner = o
+	<-ctx.Done()
+	return nil
+}
+
+func (f *forgetful) forget(t *testing.T) {
+	t.Helper()
+	f.Store = memory.New()
+	if err := f.owner.Reassert(t.Context(), func(quota.Key) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// running is an incarnation whose ledger runs until the test ends.
+func (i *incarnation) running(ctx context.Context) *incarnation {
+	go func() {
+		if err := i.ledger.Run(ctx); err != nil {
+			i.t.Errorf("Run: %v", err)
+		}
+	}()
+	synctest.Wait()
+	return i
+}
+
+// TestDepartedAreToldAgain: a store that loses everything is told what earlier
+// incarnations spent by who has their book, those that had closed included, and is not
+// left with what others remember that they had in hand.
+func TestDepartedAreToldAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		store := &forgetful{Store: memory.New()}
+		month := accounting.Limit{Name: "m", Resource: accounting.USD, Amount: 1000, Window: accounting.Month}
+		book := accounting.NewBalances()
+		expect := func(when string, settled, escrowed int64) {
+			t.Helper()
+			if s, e := has(t, store, "usd|month@UTC", thisMonth()); s != settled || e != escrowed {
+				t.Errorf("%s: the store has %d settled and %d escrowed, want %d and %d", when, s, e, settled, escrowed)
+			}
+		}
+		var h accounting.Hold
+		first := begin(t, store, book, "r.1", month)
+		first.admit("a", &h, 100)
+		first.settle("a", &h, 40)
+		if err := first.ledger.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		first.say(*accounting.QuotaClosed(time.Now(), "r.1"))
+
+		living, kill := context.WithCancel(ctx)
+		second := begin(t, store, book, "r.2", month).running(living)
+		second.admit("b", &h, 5)
+		second.settle("b", &h, 5)
+		store.forget(t)
+		expect("told by the second", 45, 0)
+
+		kill()
+		again := accounting.NewBalances() // the book is read from a checkpoint
+		if err := again.RestoreCheckpoint(book.AppendCheckpoint(nil)); err != nil {
+			t.Fatal(err)
+		}
+		begin(t, store, again, "r.3", month).running(ctx)
+		store.forget(t)
+		store.forget(t)
+		expect("told by the third", 45, 0)
+		if _, err := store.Sync(ctx, quota.Sync{
+			Key: quota.Key{Account: "usd|month@UTC", Window: time.Now().UTC().Format("2006-01")}, Replica: "other", Seq: 1, Mode: quota.NoGrants,
+			Others: []quota.Share{{Replica: "r.1", Granted: 100, Spent: 40}},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		expect("told by another, who has not heard that the first has closed", 45, 60)
+		time.Sleep(80 * time.Second)
+		expect("after a minute", 45, 0)
+	})
+}
+
+// TestClosedLongAgo: what closed more than a week ago is one sum, whose windows are
+// forgotten as all are.
+func TestClosedLongAgo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &forgetful{Store: memory.New()}
+		book := accounting.NewBalances()
+		total := accounting.Limit{Name: "t", Resource: accounting.USD, Amount: 1000, Window: accounting.Total}
+		day := accounting.Limit{Name: "d", Resource: accounting.USD, Amount: 1000, Window: accounting.Day}
+		var h accounting.Hold
+		var sizes []int
+		for n := range 30 {
+			i := begin(t, store, book, "r."+strconv.Itoa(n), total, day)
+			i.admit(i.writer, &h, 10)
+			i.settle(i.writer, &h, 4)
+			if err := i.ledger.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			i.say(*accounting.QuotaClosed(time.Now(), i.writer))
+			for range 30 { // so that the records show that a day passes
+				time.Sleep(48 * time.Minute)
+				i.say(record.Record{Type: record.Deny})
+			}
+			sizes = append(sizes, len(book.AppendCheckpoint(nil)))
+		}
+		if grown := sizes[29] - sizes[19]; grown > 20 {
+			t.Errorf("ten more restarts make a checkpoint %d bytes larger: %v", grown, sizes)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		begin(t, store, book, "r.30", total, day).running(ctx)
+		store.forget(t)
+		if settled, _ := has(t, store, "usd|total", "total"); settled != 120 {
+			t.Errorf("the store has %d settled in total, want 120", settled)
 		}
 	})
 }

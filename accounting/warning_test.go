@@ -384,7 +384,7 @@ func TestWarnAfterACrash(t *testing.T) {
 				if got := warn(t, other.ledger, time.Now(), &r); got != nil {
 					t.Errorf("another raises %v again", got)
 				}
-				if settled, escrowed := has(t, store, "warn=teams,50%25|usd|each=team:t|month@UTC"); settled != 1 || escrowed != 0 {
+				if settled, escrowed := has(t, store, "warn=teams,50%25|usd|each=team:t|month@UTC", thisMonth()); settled != 1 || escrowed != 0 {
 					t.Errorf("the store has %d settled and %d escrowed, want 1 and 0", settled, escrowed)
 				}
 				close(killed)
