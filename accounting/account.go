@@ -178,7 +178,7 @@ type account struct {
 // idleLocked reports whether nobody asks for the account any more.
 func (a *account) idleLocked(now int64) bool {
 	for _, w := range a.windows {
-		if w.held > 0 || w.end > now-int64(idleAfter) {
+		if w.held > 0 || w.end > now-int64(idleAfter) || !w.passed(idleAfter) {
 			return false
 		}
 	}
@@ -199,6 +199,9 @@ type window struct {
 	opens  time.Time // zero for Total, as are the next two
 	reset  time.Time
 	expire time.Time
+
+	opened time.Time     // by a clock that nobody can set, if the store is shared …
+	left   time.Duration // … and how long it was to last then
 
 	syncing turn // one store call at a time; taken before the account's lock
 
@@ -226,6 +229,12 @@ func (t turn) Lock() { t <- struct{}{} }
 
 // Unlock implements sync.Locker.
 func (t turn) Unlock() { <-t }
+
+// passed reports whether the window is over, and for so long, also by a clock that
+// nobody can set: until then a store that has lost it is told of it again.
+func (w *window) passed(since time.Duration) bool {
+	return w.opened.IsZero() || time.Since(w.opened) >= w.left+since //nolint:forbidigo // nobody else's clock will do: theirs can be set
+}
 
 // inHand is what can be held without asking the store.
 func (w *window) inHand() int64 { return w.granted - w.returned - w.spent - w.held }
@@ -302,7 +311,7 @@ func (a *account) openWindow(s *Subject, now int64) (w *window, fresh bool) {
 	}
 	kept := a.windows[:0]
 	for _, w := range a.windows {
-		if w.held > 0 || w.expire.IsZero() || now < w.expire.UnixNano() {
+		if w.held > 0 || w.expire.IsZero() || now < w.expire.UnixNano() || !w.passed(grace) {
 			kept = append(kept, w)
 		} else {
 			a.set.dropped.add(w)
@@ -310,6 +319,9 @@ func (a *account) openWindow(s *Subject, now int64) (w *window, fresh bool) {
 	}
 	clear(a.windows[len(kept):])
 	w = newWindow(a.text, cal)
+	if a.set.dropped.shared {
+		w.opened, w.left = time.Now(), time.Duration(min(max(0, w.end-now), math.MaxInt64-int64(grace))) //nolint:forbidigo // see passed
+	}
 	a.windows = append(kept, w)
 	a.subject, a.partial = *s, false
 	return w, true

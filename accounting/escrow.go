@@ -266,7 +266,7 @@ func (l *Ledger) windows(now int64, since time.Duration) (all []tended) {
 			}
 			for _, a := range g.set.all() {
 				a.mu.Lock()
-				if w := a.windowLocked(now); w != nil && now-w.supply.heardAt > int64(since) {
+				if w := a.windowLocked(now); w != nil && time.Duration(now-w.supply.heardAt).Abs() > since {
 					all = append(all, tended{a, w})
 				}
 				a.mu.Unlock()
@@ -313,7 +313,7 @@ func (t tended) due(l *Ledger, now int64) (call func()) {
 			ask.want = inHand + min(ahead, share)
 		}
 	}
-	known := time.Duration(now - p.detailed)
+	known := time.Duration(now - p.detailed).Abs()
 	ask.detail = known > detailEvery
 	// Only money is in the book: what else was spent, a crash forgets unless the store
 	// has heard of it.
@@ -335,6 +335,9 @@ func (t tended) due(l *Ledger, now int64) (call func()) {
 // measure takes the level of what is spent and held at an instant.
 func (p *pace) measure(level, now int64) {
 	passed := now - p.at
+	if passed < 0 {
+		p.at = now // the clock was set back
+	}
 	if passed <= 0 {
 		return
 	}

@@ -280,3 +280,28 @@ func TestClosedLongAgo(t *testing.T) {
 		}
 	})
 }
+
+// TestClockAhead: a clock that was ahead makes nobody forget what a store that has
+// lost it is to be told.
+func TestClockAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		store := &forgetful{Store: memory.New()}
+		each := accounting.Limit{Name: "m", Resource: accounting.USD, Amount: 1000, Window: accounting.Day, Each: []accounting.Dimension{accounting.Key}}
+		i := begin(t, store, accounting.NewBalances(), "r.1", each).running(ctx)
+		var h accounting.Hold
+		i.admit("a", &h, 100)
+		i.settle("a", &h, 40)
+		ahead := time.Now().Add(72 * time.Hour)
+		mustAdmit(t, i.ledger, &h, i.table, subject("k", "t"), accounting.Need{USD: 10}, ahead)
+		i.ledger.Settle(&h, 10, 0, ahead)
+		if err := i.ledger.Apply(compile(t, each), ahead.Add(48*time.Hour)); err != nil { // drops what it takes for over
+			t.Fatal(err)
+		}
+		store.forget(t)
+		if settled, _ := has(t, store, "usd|each=key:k|day@UTC", time.Now().UTC().Format("2006-01-02")); settled != 40 {
+			t.Errorf("the store that lost everything was told %d of today, want 40", settled)
+		}
+	})
+}
