@@ -326,7 +326,7 @@ func (t tended) due(l *Ledger, now int64) (call func()) {
 		return func() { l.tend(a, w, ask) }
 	}
 	if w.inHand() == 0 && w.held == 0 && w.spent == w.reported {
-		p.tended = false
+		p.tended, p.pace = false, pace{} // who is looked at again has no pace until calls come
 		l.escrow.remove(t)
 	}
 	return nil

@@ -246,7 +246,7 @@ func (f *fleet) run() tallies {
 		close(f.over)
 		editing.Wait()
 		f.ready.Wait()
-		time.Sleep(5 * time.Second) // what is idle comes back
+		time.Sleep(8 * time.Second) // what is idle comes back, also what a late answer brings
 		f.settled("when nobody calls any more", replicas)
 		close(f.closing)
 		living.Wait()

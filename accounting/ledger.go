@@ -154,8 +154,9 @@ func (l *Ledger) furnishLocked(g *group, now time.Time) {
 // called once, after Apply and before the first call.
 func (l *Ledger) Restore(b *Balances, now time.Time) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.table == nil {
+	applied := l.table != nil
+	l.mu.Unlock()
+	if !applied {
 		return errors.New("restore balances: apply a table first")
 	}
 	charged := b.charged()
@@ -180,18 +181,19 @@ func (l *Ledger) Restore(b *Balances, now time.Time) error {
 		}); err != nil {
 			return fmt.Errorf("restore balances: account %q: %w", text, err)
 		}
-		if err := l.reopenLocked(&aw, now.UnixNano()); err != nil {
+		if err := l.reopen(&aw, now.UnixNano()); err != nil {
 			return fmt.Errorf("restore balances: account %q: %w", text, err)
 		}
 	}
 	return nil
 }
 
-// reopenLocked opens the account of aw, if its window runs and a limit counts on
-// it, so that it is listed, and its warnings are raised, before its next call.
-// l.mu is held.
-func (l *Ledger) reopenLocked(aw *accountWindow, now int64) error {
+// reopen opens the account of aw, if its window runs and a limit counts on it, so
+// that it is listed, and its warnings are raised, before its next call.
+func (l *Ledger) reopen(aw *accountWindow, now int64) error {
+	l.mu.Lock()
 	set := l.sets[aw.identity]
+	l.mu.Unlock()
 	if end := aw.window.End; set == nil || !end.IsZero() && (now < aw.window.Start.UnixNano() || now >= end.UnixNano()) {
 		return nil
 	}

@@ -203,11 +203,11 @@ func (l *Ledger) Succeed(ctx context.Context, b *Balances, now time.Time) (*reco
 		}
 		closed = append(closed, replica)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.reopenAllLocked(all, now); err != nil { //nolint:contextcheck // a store has a deadline of its own
+	if err := l.reopenAll(all, now); err != nil { //nolint:contextcheck // a store has a deadline of its own
 		return nil, err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.inherited, l.departed, l.ended = all, departed, b.ended(l.replica)
 	if len(l.ended) > 0 {
 		l.leaveIn(leaveAfter) // the store may have lost something before
@@ -218,17 +218,17 @@ func (l *Ledger) Succeed(ctx context.Context, b *Balances, now time.Time) (*reco
 	return QuotaClosed(now, closed...), nil
 }
 
-// reopenAllLocked opens what earlier incarnations were counting on as they were
+// reopenAll opens what earlier incarnations were counting on as they were
 // killed: a warning that one of them was about to raise must not wait for the next
-// call. l.mu is held.
-func (l *Ledger) reopenAllLocked(all inheritance, now time.Time) error {
+// call.
+func (l *Ledger) reopenAll(all inheritance, now time.Time) error {
 	for _, replica := range slices.Sorted(maps.Keys(all)) {
 		for _, text := range slices.Sorted(maps.Keys(all[replica])) {
 			aw, err := parseAccountWindow(text)
 			if err != nil {
 				return err
 			}
-			if err := l.reopenLocked(&aw, now.UnixNano()); err != nil {
+			if err := l.reopen(&aw, now.UnixNano()); err != nil {
 				return fmt.Errorf("account %q: %w", text, err)
 			}
 		}
