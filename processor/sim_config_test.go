@@ -52,6 +52,7 @@ type simBudget struct {
 	usd               money.NanoUSD
 	shadow, clamps    bool
 	sliced            bool
+	expected          bool
 	favours           *simKey // has another amount, until
 	favour            money.NanoUSD
 	until             time.Time
@@ -90,6 +91,9 @@ func (b simBudget) String() string {
 	}
 	if b.sliced {
 		text += ", streamHold: sliced"
+	}
+	if b.expected {
+		text += ", admission: expected"
 	}
 	if b.favours != nil {
 		text += fmt.Sprintf(", overrides: [{for: {key: %s}, usd: %s, until: %s}]", b.favours.id, b.favour, b.until.Format(time.RFC3339))
@@ -136,6 +140,9 @@ type simConfig struct {
 	budgets []simBudget
 	names   int // given so far
 	slices  int // of so many budgets in two
+
+	usual   *rand.Rand // of its own, so that a world without them is what it was
+	expects int        // of so many budgets in two, what is expected is held
 }
 
 // terms is a config that was loaded.
@@ -145,8 +152,8 @@ type terms struct {
 	snap *config.Snapshot
 }
 
-func newConfig(keys []simKey, rng *rand.Rand, now time.Time) simConfig {
-	c := simConfig{keys: keys, slices: pick(rng, 0, 1, 2, 2)}
+func newConfig(keys []simKey, rng, usual *rand.Rand, now time.Time) simConfig {
+	c := simConfig{keys: keys, slices: pick(rng, 0, 1, 2, 2), usual: usual, expects: pick(usual, 0, 0, 1, 2)}
 	for range 3 + rng.IntN(4) {
 		c = c.add(rng, now)
 	}
@@ -160,7 +167,7 @@ func (c simConfig) add(rng *rand.Rand, now time.Time) simConfig {
 		name: fmt.Sprintf("b%d", c.names), team: pick(rng, "", "search", "care"), model: pick(rng, "", "", "gpt-4.1-mini"),
 		each: pick(rng, "", "key", "team"), per: pick(rng, "day", "day", "month", "total"), zone: pick(rng, "UTC", "Asia/Tokyo", "America/New_York"),
 		usd: money.USD/10 + someUSD(rng), shadow: rng.IntN(5) == 0, clamps: rng.IntN(3) == 0,
-		sliced: rng.IntN(2) < c.slices,
+		sliced: rng.IntN(2) < c.slices, expected: c.usual.IntN(2) < c.expects,
 	}
 	if b.each == "key" && rng.IntN(2) == 0 {
 		b.favours, b.favour, b.until = &c.keys[rng.IntN(len(c.keys))], someUSD(rng), now.Add(upTo(rng, 48*time.Hour)).Truncate(time.Second)

@@ -20,6 +20,10 @@ type model struct {
 	open       map[string]record.Record    // :: request id → intent
 	settled    map[string]journal.Position // :: request id → place of its settlement
 	unrecorded bool                        // a settlement is not in the journal
+
+	// beyond is what the calls in flight at an account's last admission can cost more
+	// than they hold.
+	beyond map[string]money.NanoUSD // :: account-window as in records → sum
 }
 
 type balance struct {
@@ -29,12 +33,12 @@ type balance struct {
 }
 
 func newModel() *model {
-	return &model{accounts: map[string]*balance{}, open: map[string]record.Record{}, settled: map[string]journal.Position{}}
+	return &model{accounts: map[string]*balance{}, open: map[string]record.Record{}, settled: map[string]journal.Position{}, beyond: map[string]money.NanoUSD{}}
 }
 
-// balances are the accounts on which an intent counts, each once.
-func (m *model) balances(intent *record.Record) map[*balance]bool {
-	all := map[*balance]bool{}
+// balances are the accounts on which an intent counts, and what it holds there.
+func (m *model) balances(intent *record.Record) map[*balance]money.NanoUSD {
+	all := map[*balance]money.NanoUSD{}
 	for _, l := range intent.Limits {
 		if l.Resource != "usd" {
 			continue
@@ -44,7 +48,7 @@ func (m *model) balances(intent *record.Record) map[*balance]bool {
 			b = &balance{end: l.Reset}
 			m.accounts[l.Account] = b
 		}
-		all[b] = true
+		all[b] = money.NanoUSD(l.Needed)
 	}
 	return all
 }
@@ -57,16 +61,23 @@ func (m *model) begin(r *record.Record) {
 	switch r.Type {
 	case record.Intent:
 		m.open[r.RequestID] = *r
-		for b := range m.balances(r) {
-			b.held += r.Reserved
+		for b, held := range m.balances(r) {
+			b.held += held
 			b.called = true
 		}
 	case record.Extend:
 		intent := m.open[r.RequestID]
+		more := r.Reserved - intent.Reserved
 		for b := range m.balances(&intent) {
-			b.held += r.Reserved - intent.Reserved
+			b.held += more
 		}
 		intent.Reserved = r.Reserved
+		intent.Limits = slices.Clone(intent.Limits)
+		for i := range intent.Limits {
+			if l := &intent.Limits[i]; l.Resource == "usd" {
+				l.Needed += int64(more)
+			}
+		}
 		m.open[r.RequestID] = intent
 	case record.Settle, record.Deny, record.Adjust, record.Admin, record.Start:
 	}
@@ -80,8 +91,8 @@ func (m *model) end(r *record.Record, err error) {
 	if r.Type == record.Settle {
 		intent := m.open[r.RequestID]
 		delete(m.open, r.RequestID)
-		for b := range m.balances(&intent) {
-			b.held -= intent.Reserved
+		for b, held := range m.balances(&intent) {
+			b.held -= held
 			b.spent += r.Cost
 		}
 	}
@@ -91,8 +102,8 @@ func (m *model) end(r *record.Record, err error) {
 	case r.Type == record.Settle:
 		m.unrecorded = true
 	case r.Type == record.Intent && err != nil:
-		for b := range m.balances(r) {
-			b.held -= r.Reserved
+		for b, held := range m.balances(r) {
+			b.held -= held
 		}
 		delete(m.open, r.RequestID)
 	}
@@ -111,6 +122,40 @@ func (m *model) settledAt(id string) journal.Position {
 	return m.settled[id]
 }
 
+// admitted notes what may be spent beyond the limits on the accounts of a call that is
+// admitted now.
+func (m *model) admitted(intent *record.Record) (expected bool) {
+	for _, l := range intent.Limits {
+		m.beyond[l.Account] = 0
+	}
+	add := func(r *record.Record) {
+		counted := map[string]bool{}
+		for _, l := range r.Limits {
+			if _, of := m.beyond[l.Account]; of && l.Worst > 0 && !counted[l.Account] {
+				m.beyond[l.Account] += money.NanoUSD(l.Worst - l.Needed)
+				counted[l.Account] = true
+			}
+		}
+		expected = len(counted) > 0
+	}
+	for _, r := range m.open {
+		add(&r)
+	}
+	add(intent)
+	return expected
+}
+
+// beyondOf is that of a call's accounts.
+func (m *model) beyondOf(id string) map[string]money.NanoUSD {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	of := map[string]money.NanoUSD{} // :: name of a budget → what may be spent beyond its limit
+	for _, l := range m.open[id].Limits {
+		of[l.Name] = m.beyond[l.Account]
+	}
+	return of
+}
+
 // figures checks what an intent, or a denial of the ledger's, says of budgets:
 // invariants 5, 6.
 func (l *life) figures(r *record.Record) {
@@ -123,6 +168,9 @@ func (l *life) figures(r *record.Record) {
 	}
 	l.model.mu.Lock()
 	defer l.model.mu.Unlock()
+	if r.Type == record.Intent && l.model.admitted(r) {
+		l.w.count("held as expected")
+	}
 	var codes []string
 	for _, x := range r.Limits {
 		if x.Resource != "usd" {
@@ -178,12 +226,10 @@ const leastSlice = 256 + 250 + 3*chunkTokens
 
 // forwarded books the call's true cost, and checks invariant 1.
 func (l *life) forwarded(c *simCall, now time.Time) {
-	l.model.mu.Lock()
-	intent := l.model.open[c.id]
-	l.model.mu.Unlock()
+	intent, beyond := l.model.intent(c.id), l.model.beyondOf(c.id)
 	w := l.w
 	w.mu.Lock()
-	limits := map[string]money.NanoUSD{} // :: account-window → lowest enforced limit
+	limits := map[string]money.NanoUSD{} // :: account-window → lowest enforced limit, and what may be beyond it
 	var want []string
 	for _, b := range c.terms.budgets {
 		if !b.covers(c.key, c.model) {
@@ -196,8 +242,11 @@ func (l *life) forwarded(c *simCall, now time.Time) {
 			c.accounts = append(c.accounts, account)
 			w.truth[account] += c.cost
 		}
-		if least, ok := limits[account]; !b.shadow && (!ok || limit < least) {
-			limits[account] = limit
+		if least, ok := limits[account]; !b.shadow && (!ok || limit+beyond[b.name] < least) {
+			limits[account] = limit + beyond[b.name]
+		}
+		if !b.shadow && w.truth[account] > limit {
+			w.counts["beyond a limit, as was expected"]++
 		}
 	}
 	w.calls[c.id] = c

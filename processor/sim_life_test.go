@@ -14,6 +14,7 @@ import (
 
 	"airgate/accounting"
 	"airgate/accounting/journal"
+	"airgate/accounting/money"
 	"airgate/accounting/quota/memory"
 	"airgate/policy/config"
 	"airgate/processor"
@@ -233,8 +234,24 @@ func (l *life) start() bool {
 		w.problem(5, "start: %v", err)
 		return false
 	}
+	l.teach()
 	l.balanced("after a restart")
 	return true
+}
+
+// teach lets the process have learned something, true or not: few live for so long
+// that they learn it.
+func (l *life) teach() {
+	rng := l.w.source(1 << 26)
+	for i := range l.w.keys {
+		for _, m := range simModels {
+			if usual := rng.Int64N(pick[int64](rng, 20, 20, 200, 2000)); rng.IntN(8) > 0 && l.w.config.expects > 0 {
+				for range 20 {
+					l.proc.Usual().Observe(l.w.keys[i].id, m.name, money.Tokens(usual))
+				}
+			}
+		}
+	}
 }
 
 // serve lets callers call until the process is to end.

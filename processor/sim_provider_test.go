@@ -125,11 +125,12 @@ func (c *caller) shows(p *provider, shown int) {
 	if p.terms != c.life.terms.Load() {
 		return // limits may be lower than what is held within them
 	}
+	beyond := c.life.model.beyondOf(p.id)
 	w.mu.Lock()
 	var over []string
 	for _, b := range p.terms.budgets {
 		account, _ := b.account(p.key, p.admitted)
-		if limit := max(b.limit(p.key, p.admitted), b.limit(p.key, now)); !b.shadow && b.covers(p.key, p.model) && w.truth[account] > limit {
+		if limit := max(b.limit(p.key, p.admitted), b.limit(p.key, now)) + beyond[b.name]; !b.shadow && b.covers(p.key, p.model) && w.truth[account] > limit {
 			over = append(over, fmt.Sprintf("%s: true cost %s of %s", account, w.truth[account], limit))
 		}
 	}
