@@ -6,7 +6,9 @@ GO       ?= go
 PYTHON   ?= python3
 FUZZTIME ?= 5m
 KILLS    ?= 10000
-SIMCALLS ?= 5000000
+
+SIMCALLS   ?= 5000000
+FLEETCALLS ?= 10000000
 
 TOOLS    := $(CURDIR)/.tools
 VENV     := $(TOOLS)/python
@@ -37,7 +39,8 @@ help:
 	@echo "make test    everything a change must pass"
 	@echo "make build   bin/airgate"
 	@echo "make e2e     the end-to-end tests alone: real Envoy, real SDKs"
-	@echo "make sim     SIMCALLS (5000000) calls in simulated worlds of crashes, failing disks and clocks that jump"
+	@echo "make sim     SIMCALLS (5000000) calls in simulated worlds of crashes, failing disks and clocks that jump,"
+	@echo "             FLEETCALLS (10000000) admissions by fleets that share a store, which loses what it has"
 	@echo "make store   the quota store's faults on every Redis and Valkey that can be had"
 	@echo "make crash   kills the real binary KILLS (10000) times under load"
 	@echo "make mutants removes each safety line in turn and sees a test miss it"
@@ -68,10 +71,11 @@ race: $(ENVOY) $(REDIS) $(VALKEY)
 	elif [ -n "$(CI)" ]; then echo "no C compiler: the race detector needs one" >&2; exit 1; \
 	else echo "no C compiler: tests run without the race detector"; fi
 
-# SIMSEED=n is the first world; without it each run sees others. A world that
-# fails is named, and replayed alone with -sim.seed.
+# SIMSEED=n is the first world, and the first fleet; without it each run sees others.
+# One that fails is named, and replayed alone with -sim.seed or -fleet.seed.
 sim:
 	$(GO) test ./processor -run '^TestSimulation$$' -count=1 -timeout 0 -v -sim.calls $(SIMCALLS) -sim.first $${SIMSEED:-$$(date +%s)}
+	$(GO) test ./accounting -run '^TestFleet$$' -count=1 -timeout 0 -v -fleet.calls $(FLEETCALLS) -fleet.first $${SIMSEED:-$$(date +%s)}
 
 # make test tries each fault on one Redis and one Valkey, with less to spend.
 store: $(REDIS) $(VALKEY)

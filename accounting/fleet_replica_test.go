@@ -291,7 +291,13 @@ func (l *life) join(ctx context.Context, running *sync.WaitGroup) bool {
 			f.problem("Run: %v", err)
 		}
 	})
-	return true
+	for range 150 {
+		if f.store.whole() || l.dead.Load() {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return !l.dead.Load()
 }
 
 // apply makes the config's limits hold, and records its overrides.
@@ -437,7 +443,7 @@ func (l *life) let(id string, c *fleetCall, h *accounting.Hold, entered time.Tim
 	for i := range limits {
 		switch r := &limits[i]; r.Resource {
 		case "concurrent":
-			if int64(f.parallel) > r.Limit {
+			if int64(f.parallel) > r.Limit && time.Since(f.lost) > 30*time.Second {
 				f.problemLocked("%d calls at once, with %d permits", f.parallel, r.Limit)
 			}
 		case "usd":

@@ -3,7 +3,9 @@ package accounting_test
 import (
 	"context"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,19 +15,172 @@ import (
 	"airgate/accounting/quota/memory"
 )
 
-// fleetStore is the store that the fleet shares.
+// fleetStore is the store that the fleet shares: quota/memory, which loses what it has
+// acknowledged. What it still knows is what its first calls say. Then it grants nothing
+// until all who live have told again what they know, or have not answered for so long
+// that they are taken for gone, as quota/redis does.
 type fleetStore struct {
 	f *fleet
 
 	mu     sync.Mutex
 	mem    *memory.Store
+	log    []func(*memory.Store) // what Syncs and Leaves there were
 	keys   map[quota.Key]bool
 	pools  map[quota.Key]bool
 	owners map[string]chan quota.Key // :: replica.incarnation → what others ask of it
+
+	lived  map[string]time.Time // :: replica.incarnation → when it was last heard to live
+	lost   bool
+	began  time.Time // the learning
+	told   map[string]bool
+	named  map[string]bool // somebody remembers them
+	before map[holding]int64  // what those had who may be gone
+	losses []time.Time
 }
 
+// holding is whose part of what.
+type holding struct {
+	replica string
+	key     quota.Key
+}
+
+const (
+	fleetBeat   = time.Second
+	fleetJoin   = 3 * time.Second  // until when all that live have heard of a loss
+	fleetGone   = 10 * time.Second // after which who is not heard does not live
+	fleetForget = time.Minute      // after which nobody waits for it
+)
+
 func newFleetStore(f *fleet) *fleetStore {
-	return &fleetStore{f: f, mem: memory.New(), keys: map[quota.Key]bool{}, pools: map[quota.Key]bool{}, owners: map[string]chan quota.Key{}}
+	s := &fleetStore{
+		f: f, mem: memory.New(), keys: map[quota.Key]bool{}, pools: map[quota.Key]bool{}, owners: map[string]chan quota.Key{}, lived: map[string]time.Time{},
+	}
+	s.learnLocked() // nobody has been here before
+	return s
+}
+
+func (s *fleetStore) learnLocked() {
+	if !s.lost {
+		s.before = map[holding]int64{}
+	}
+	s.lost, s.began, s.told, s.named = true, time.Now(), map[string]bool{}, map[string]bool{}
+}
+
+// lose forgets the last calls.
+func (s *fleetStore) lose(ctx context.Context, rng *rand.Rand) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	had := s.haveLocked(ctx)
+	s.learnLocked()
+	for h, n := range had {
+		s.before[h] = max(s.before[h], n)
+	}
+	what := "losses"
+	forget := rng.IntN(min(len(s.log), pick(rng, 10, 100, 5000)) + 1)
+	if rng.IntN(4) == 0 {
+		what, forget, s.lived = "whole losses", len(s.log), map[string]time.Time{}
+	}
+	s.log = s.log[:len(s.log)-forget]
+	s.mem = memory.New()
+	for _, call := range s.log {
+		call(s.mem)
+	}
+	s.losses = append(s.losses, time.Now())
+	s.f.count(what)
+}
+
+// haveLocked is what each replica was granted and has not returned.
+func (s *fleetStore) haveLocked(ctx context.Context) map[holding]int64 {
+	all := map[holding]int64{}
+	for k := range s.keys {
+		st, _ := s.mem.Sync(ctx, quota.Sync{Key: k, Replica: "reader", Seq: 1, Mode: quota.NoGrants, Detail: true})
+		for _, o := range st.Shares {
+			all[holding{o.Replica, k}] = o.Granted - o.Returned
+		}
+	}
+	return all
+}
+
+// beaten is what a replica hears that lives.
+type beaten struct {
+	lost    bool
+	began   time.Time
+	members []string
+}
+
+func (s *fleetStore) beat(ctx context.Context, replica string) beaten {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.lived[replica] = now
+	if s.lost && now.Sub(s.began) >= fleetJoin {
+		s.endLocked(ctx, now)
+	}
+	if s.lost {
+		return beaten{lost: true, began: s.began}
+	}
+	maps.DeleteFunc(s.lived, func(_ string, t time.Time) bool { return now.Sub(t) > fleetForget })
+	return beaten{members: slices.Sorted(maps.Keys(s.lived))}
+}
+
+// endLocked ends the learning, if nobody is waited for.
+func (s *fleetStore) endLocked(ctx context.Context, now time.Time) {
+	last := maps.Clone(s.lived)
+	for name := range s.named {
+		if _, ok := last[name]; !ok {
+			last[name] = time.Time{}
+		}
+	}
+	for name, t := range last {
+		if !s.told[name] && (now.Sub(t) < fleetGone || now.Sub(s.began) < fleetGone) {
+			return
+		}
+	}
+	s.lost = false
+	has := s.haveLocked(ctx)
+	f := s.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for h, n := range s.before {
+		if n > has[h] && !s.toldLocked(h.replica) {
+			// It may still spend, or have spent, what nobody else knew of.
+			sum := f.sumLocked(h.key.Account + "|" + h.key.Window)
+			sum.over += n - has[h]
+			sum.gone += n - has[h]
+			f.counts["gone with a part"]++
+		}
+	}
+	f.counts["learnings"]++
+}
+
+// toldLocked reports whether a replica, or who follows it, has told what it knows.
+func (s *fleetStore) toldLocked(replica string) bool {
+	name, _, _ := strings.Cut(replica, ".")
+	for other := range s.told {
+		if strings.HasPrefix(other, name+".") && other >= replica {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *fleetStore) learned(replica string, began time.Time, remembered []string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.lost || !s.began.Equal(began) {
+		return false
+	}
+	s.told[replica] = true
+	for _, name := range remembered {
+		s.named[name] = true
+	}
+	return true
+}
+
+func (s *fleetStore) whole() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.lost
 }
 
 func (s *fleetStore) sync(ctx context.Context, c quota.Sync) quota.State {
@@ -37,16 +192,24 @@ func (s *fleetStore) sync(ctx context.Context, c quota.Sync) quota.State {
 	sum := f.sumLocked(c.Key.Account + "|" + c.Key.Window)
 	sum.most = max(sum.most, c.Limit)
 	f.mu.Unlock()
+	if s.lost && c.Mode == quota.Normal {
+		c.Mode = quota.NoGrants
+	}
 	recall := c.Recall
 	c.Recall = false
 	st, _ := s.mem.Sync(ctx, c)
+	s.log = append(s.log, func(mem *memory.Store) { _, _ = mem.Sync(ctx, c) })
+	if st.Lost && !s.lost {
+		s.learnLocked()
+	}
+	st.Lost = s.lost
 	f.mu.Lock()
 	if most := sum.most + sum.over + sum.twice; st.Settled+st.Escrowed > most {
 		f.problemLocked("the store has %d of %s settled and %d escrowed, of at most %d", st.Settled, c.Key, st.Escrowed, most)
 	}
 	f.counts["store calls"]++
 	f.mu.Unlock()
-	if recall && c.Need > 0 && st.Granted-c.Seen < c.Need && st.Escrowed > st.Granted-c.Returned-st.Spent {
+	if recall && !s.lost && c.Need > 0 && st.Granted-c.Seen < c.Need && st.Escrowed > st.Granted-c.Returned-st.Spent {
 		s.recallLocked(c.Replica, c.Key)
 	}
 	return st
@@ -67,7 +230,9 @@ func (s *fleetStore) recallLocked(from string, k quota.Key) {
 func (s *fleetStore) leave(ctx context.Context, replica string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = s.mem.Leave(ctx, replica)
+	leave := func(mem *memory.Store) { _ = mem.Leave(ctx, replica) }
+	leave(s.mem)
+	s.log = append(s.log, leave)
 }
 
 func (s *fleetStore) take(ctx context.Context, c quota.Take) quota.Taken {
@@ -244,21 +409,56 @@ func (n lifeNet) Watch(ctx context.Context, replica string, o quota.Owner) error
 	s.mu.Lock()
 	s.owners[replica] = asked
 	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.owners, replica)
-		s.mu.Unlock()
-	}()
+	heard := make(chan beaten, 1)
+	var beating sync.WaitGroup
+	beating.Go(func() { n.live(ctx, replica, heard) })
+	defer beating.Wait()
+	var told time.Time // the learning for which all has been told
+	var members []string
 	for {
 		select {
 		case <-ctx.Done():
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.owners, replica)
+			if !n.life.dead.Load() {
+				delete(s.lived, replica)
+			}
 			return nil
 		case k := <-asked:
-			if n.life.dead.Load() {
-				<-ctx.Done()
-				return nil
+			if !n.life.dead.Load() {
+				o.Recall(k)
 			}
-			o.Recall(k)
+		case b := <-heard:
+			if !b.lost {
+				members = b.members
+				continue
+			}
+			if b.began.Equal(told) || o.Reassert(ctx, func(quota.Key) bool { return true }) != nil {
+				continue
+			}
+			if ok, err := send(n, callID("learned", quota.Key{}, replica, 0), func() bool { return s.learned(replica, b.began, members) }); ok && err == nil {
+				told = b.began
+			}
 		}
+	}
+}
+
+// live says that a replica does.
+func (n lifeNet) live(ctx context.Context, replica string, heard chan<- beaten) {
+	for ctx.Err() == nil && !n.life.dead.Load() {
+		b, err := send(n, callID("beat", quota.Key{}, replica, 0), func() beaten { return n.life.f.store.beat(ctx, replica) })
+		if err == nil {
+			select {
+			case heard <- b:
+			default:
+			}
+		}
+		timer := time.NewTimer(fleetBeat)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
 	}
 }
