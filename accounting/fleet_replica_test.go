@@ -404,6 +404,7 @@ func (l *life) call(rng *rand.Rand, caller uint64) {
 		}
 		took := upTo(rng, pick(rng, 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond, 100*time.Millisecond, time.Second))
 		table := l.table.Load()
+		began := time.Now()
 		r := l.ledger.Enter(&h, table, s, l.r.now())
 		entered := time.Now()
 		if r == nil {
@@ -414,6 +415,9 @@ func (l *life) call(rng *rand.Rand, caller uint64) {
 		}
 		if r != nil {
 			f.count("refused: " + r.Code.String())
+			f.mu.Lock()
+			f.refusing = max(f.refusing, time.Since(began))
+			f.mu.Unlock()
 			l.sleep(upTo(rng, time.Second))
 			continue
 		}

@@ -58,12 +58,14 @@ var foundFleets = []struct {
 //     and grants again without a replica that it has not heard, what that one had and
 //     nobody else has told (P9).
 //  2. The store never has more settled and escrowed than that, and what a crash has
-//     charged beyond the cost (P1).
+//     charged beyond the cost (P1), until it loses something: then words of others can
+//     set aside for a while what the dead had.
 //  3. When nobody calls any more, and again when all have closed, the store has what
 //     the records say, these what calls have cost or been charged, and nothing is set
 //     aside (P4); no record says that a writer has something in hand.
-//  4. Any interval T admits at most a rate's burst and what flows in during T and one
-//     second.
+//  4. Any interval T admits at most a rate's burst and what flows in during T, one
+//     second, and the time that it takes another limit to refuse a call, until the
+//     store loses the bucket.
 //  5. No more permits are in use than there are, also where a replica is not heard, as
 //     no call lasts for longer than it may be unheard; in the end all are free.
 func TestFleet(t *testing.T) {
@@ -169,6 +171,7 @@ type fleet struct {
 	until    time.Time            // the network stalls
 	parallel int                  // calls of those who live
 	entered  []time.Time          // by calls that were then admitted
+	refusing time.Duration        // that a refusal took at most
 	lost     time.Time            // when the store last lost something
 }
 
@@ -322,13 +325,13 @@ func (f *fleet) rate() {
 	limit := f.config.rate
 	slices.SortFunc(f.entered, time.Time.Compare)
 	per := limit.Per / time.Duration(limit.Amount) // a request
-	most := per*time.Duration(limit.Burst) + time.Second
+	// Who is refused by another limit gives back what may have been vended before.
+	most := per*time.Duration(limit.Burst) + time.Second + f.refusing
 	var level time.Duration
 	var last time.Time
-	losses := f.store.losses
 	for _, at := range f.entered {
-		for len(losses) > 0 && !losses[0].After(at) {
-			level, losses = 0, losses[1:] // the bucket is full again
+		if losses := f.store.losses; len(losses) > 0 && at.After(losses[0]) {
+			return // the bucket is full again, and is given back what was vended before
 		}
 		level = max(0, level-at.Sub(last)) + per
 		last = at
