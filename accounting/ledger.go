@@ -214,8 +214,10 @@ func (l *Ledger) reopen(aw *accountWindow, now int64) error {
 	a.mu.Unlock()
 	w.syncing.Lock()
 	defer w.syncing.Unlock()
-	_, err := l.sync(a, w, syncTerms{}, wish{}, now)
-	return err
+	if _, err := l.sync(a, w, syncTerms{}, wish{}, now); err != nil && !errors.Is(err, errLost) { // a store that learns grants later
+		return err
+	}
+	return nil
 }
 
 // syncTerms is what a sync tells the store of the limit.
