@@ -33,8 +33,8 @@ type fleetStore struct {
 	lost   bool
 	began  time.Time // the learning
 	told   map[string]bool
-	named  map[string]bool // somebody remembers them
-	before map[holding]int64  // what those had who may be gone
+	named  map[string]bool   // somebody remembers them
+	before map[holding]int64 // what those had who may be gone
 	losses []time.Time
 }
 
