@@ -89,7 +89,7 @@ e2e: $(ENVOY) sdks
 crash:
 	CRASH_KILLS=$(KILLS) $(GO) test -count=1 -run '^TestCrash$$' -timeout 4h -v ./e2e
 
-# Each mutant compiles and links a test binary; make test tries one of each file.
+# Each mutant compiles and links a test binary; make test tries one of each package.
 mutants:
 	$(GO) test ./e2e/mutants -count=1 -timeout 60m -mutants
 

@@ -437,7 +437,8 @@ func (n lifeNet) Watch(ctx context.Context, replica string, o quota.Owner) error
 			if b.began.Equal(told) || o.Reassert(ctx, func(quota.Key) bool { return true }) != nil {
 				continue
 			}
-			if ok, err := send(n, callID("learned", quota.Key{}, replica, 0), func() bool { return s.learned(replica, b.began, members) }); ok && err == nil {
+			known := members // it may arrive later
+			if ok, err := send(n, callID("learned", quota.Key{}, replica, 0), func() bool { return s.learned(replica, b.began, known) }); ok && err == nil {
 				told = b.began
 			}
 		}

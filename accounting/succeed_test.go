@@ -159,27 +159,6 @@ func TestSharedFromNowOn(t *testing.T) {
 	})
 }
 
-// forgetful is a store that loses everything, and says so.
-type forgetful struct {
-	*memory.Store
-
-	owner quota.Owner
-}
-
-func (f *forgetful) Watch(ctx context.Context, _ string, o quota.Owner) error {
-	f.owner = o
-	<-ctx.Done()
-	return nil
-}
-
-func (f *forgetful) forget(t *testing.T) {
-	t.Helper()
-	f.Store = memory.New()
-	if err := f.owner.Reassert(t.Context(), func(quota.Key) bool { return true }); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // running is an incarnation whose ledger runs until the test ends.
 func (i *incarnation) running(ctx context.Context) *incarnation {
 	go func() {
@@ -198,7 +177,7 @@ func TestDepartedAreToldAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		store := &forgetful{Store: memory.New()}
+		store := newForgetful()
 		month := accounting.Limit{Name: "m", Resource: accounting.USD, Amount: 1000, Window: accounting.Month}
 		book := accounting.NewBalances()
 		expect := func(when string, settled, escrowed int64) {
@@ -221,7 +200,7 @@ func TestDepartedAreToldAgain(t *testing.T) {
 		second.admit("b", &h, 5)
 		second.settle("b", &h, 5)
 		time.Sleep(3 * time.Second) // what is idle comes back
-		store.forget(t)
+		store.lose(t)
 		expect("told by the second", 45, 0)
 
 		kill()
@@ -230,8 +209,8 @@ func TestDepartedAreToldAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		begin(t, store, again, "r.3", month).running(ctx)
-		store.forget(t)
-		store.forget(t)
+		store.lose(t)
+		store.lose(t)
 		expect("told by the third", 45, 0)
 		if _, err := store.Sync(ctx, quota.Sync{
 			Key: quota.Key{Account: "usd|month@UTC", Window: time.Now().UTC().Format("2006-01")}, Replica: "other", Seq: 1, Mode: quota.NoGrants,
@@ -249,7 +228,7 @@ func TestDepartedAreToldAgain(t *testing.T) {
 // forgotten as all are.
 func TestClosedLongAgo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &forgetful{Store: memory.New()}
+		store := newForgetful()
 		book := accounting.NewBalances()
 		total := accounting.Limit{Name: "t", Resource: accounting.USD, Amount: 1000, Window: accounting.Total}
 		day := accounting.Limit{Name: "d", Resource: accounting.USD, Amount: 1000, Window: accounting.Day}
@@ -275,7 +254,7 @@ func TestClosedLongAgo(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		begin(t, store, book, "r.30", total, day).running(ctx)
-		store.forget(t)
+		store.lose(t)
 		if settled, _ := has(t, store, "usd|total", "total"); settled != 120 {
 			t.Errorf("the store has %d settled in total, want 120", settled)
 		}
@@ -288,7 +267,7 @@ func TestClockAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		store := &forgetful{Store: memory.New()}
+		store := newForgetful()
 		each := accounting.Limit{Name: "m", Resource: accounting.USD, Amount: 1000, Window: accounting.Day, Each: []accounting.Dimension{accounting.Key}}
 		i := begin(t, store, accounting.NewBalances(), "r.1", each).running(ctx)
 		var h accounting.Hold
@@ -300,7 +279,7 @@ func TestClockAhead(t *testing.T) {
 		if err := i.ledger.Apply(compile(t, each), ahead.Add(48*time.Hour)); err != nil { // drops what it takes for over
 			t.Fatal(err)
 		}
-		store.forget(t)
+		store.lose(t)
 		if settled, _ := has(t, store, "usd|each=key:k|day@UTC", time.Now().UTC().Format("2006-01-02")); settled != 40 {
 			t.Errorf("the store that lost everything was told %d of today, want 40", settled)
 		}

@@ -452,36 +452,40 @@ func TestWarnAfterARestart(t *testing.T) {
 	}
 }
 
-// forgets is a store that can lose all it knows, and then asks who is there.
-type forgets struct {
+// forgetful is a store that can lose all it knows, and then asks who is there.
+type forgetful struct {
 	mu     sync.Mutex
 	store  *memory.Store
 	owners map[string]quota.Owner
 }
 
-func (f *forgets) now() *memory.Store {
+func newForgetful() *forgetful {
+	return &forgetful{store: memory.New(), owners: make(map[string]quota.Owner)}
+}
+
+func (f *forgetful) now() *memory.Store {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.store
 }
 
-func (f *forgets) Sync(ctx context.Context, s quota.Sync) (quota.State, error) {
+func (f *forgetful) Sync(ctx context.Context, s quota.Sync) (quota.State, error) {
 	return f.now().Sync(ctx, s)
 }
 
-func (f *forgets) Take(ctx context.Context, s quota.Take) (quota.Taken, error) {
+func (f *forgetful) Take(ctx context.Context, s quota.Take) (quota.Taken, error) {
 	return f.now().Take(ctx, s)
 }
 
-func (f *forgets) Permit(ctx context.Context, s quota.Permits) (quota.Permitted, error) {
+func (f *forgetful) Permit(ctx context.Context, s quota.Permits) (quota.Permitted, error) {
 	return f.now().Permit(ctx, s)
 }
 
-func (f *forgets) Leave(ctx context.Context, replica string) error {
+func (f *forgetful) Leave(ctx context.Context, replica string) error {
 	return f.now().Leave(ctx, replica)
 }
 
-func (f *forgets) Watch(ctx context.Context, replica string, o quota.Owner) error {
+func (f *forgetful) Watch(ctx context.Context, replica string, o quota.Owner) error {
 	f.mu.Lock()
 	f.owners[replica] = o
 	f.mu.Unlock()
@@ -492,7 +496,7 @@ func (f *forgets) Watch(ctx context.Context, replica string, o quota.Owner) erro
 	return nil
 }
 
-func (f *forgets) lose(t *testing.T) {
+func (f *forgetful) lose(t *testing.T) {
 	t.Helper()
 	f.mu.Lock()
 	f.store = memory.New()
@@ -512,7 +516,7 @@ func TestWarnedBeforeALoss(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				limit := accounting.Limit{Name: "month", Resource: accounting.USD, Amount: 100, Window: accounting.Month, WarnAt: []accounting.Threshold{percent(50)}}
-				store := &forgets{store: memory.New(), owners: make(map[string]quota.Owner)}
+				store := newForgetful()
 				s := &sharing{t: t}
 				join := func() (*accounting.Ledger, *accounting.Table) {
 					l, err := accounting.New(accounting.Config{Store: store, Replica: fmt.Sprintf("r%d.1", len(s.ledgers)), Shared: true})
