@@ -3,6 +3,7 @@ package accounting
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -299,9 +300,9 @@ func (t tended) due(l *Ledger, now int64) (call func()) {
 	defer a.mu.Unlock()
 	p := &w.supply
 	p.measure(w.spent+w.held, now)
-	inHand := w.inHand()
+	inHand, share := w.inHand(), w.share()
 	quiet := now-p.moved >= int64(quietFor)
-	target := w.target()
+	target := max(p.lasts(stock), min(p.aim(share), share))
 	switch {
 	case p.over || quiet:
 		w.returned += max(0, inHand)
@@ -309,7 +310,7 @@ func (t tended) due(l *Ledger, now int64) (call func()) {
 		w.returned += inHand - target
 	case now < w.end && inHand < max(p.lasts(stock/2), target/4):
 		// Crumbs of what is left are for calls that need them.
-		if ahead, share := max(0, w.aim()-inHand), w.share(); share >= ahead/2 {
+		if ahead := max(0, p.aim(share)-inHand); share >= ahead/2 {
 			ask.want = inHand + min(ahead, share)
 		}
 	}
@@ -357,16 +358,10 @@ func (p *pace) steadily(d time.Duration) int64 {
 	return mulDiv(p.steady, int64(d), fine*int64(time.Second), up)
 }
 
-// aim is what calls are about to take, or a small part of the room, if that is more.
-func (w *window) aim() int64 {
-	p := &w.supply
-	return max(p.lasts(stock), p.steadily(ample), min(p.steadily(provision), w.share()/4))
-}
-
-// target is what shall be in hand of it: no more than the room allows.
-func (w *window) target() int64 {
-	p := &w.supply
-	return max(p.lasts(stock), min(p.steadily(ample), w.share()), min(p.steadily(provision), w.share()/4))
+// aim is what calls are about to take, or a small part of this ledger's share of the
+// room, if that is more.
+func (p *supply) aim(share int64) int64 {
+	return max(p.lasts(stock), p.steadily(ample), min(p.steadily(provision), share/4))
 }
 
 // lasts is what calls take in d.
@@ -445,6 +440,10 @@ type refill struct {
 	allow  bool  // whatever it is
 }
 
+func newRefill(need int64) refill {
+	return refill{need: need, lowest: math.MaxInt64, within: math.MaxInt64, allow: true}
+}
+
 // of takes a limit that would refuse.
 func (r *refill) of(m *member, t *terms) {
 	r.lowest = min(r.lowest, t.amount)
@@ -473,7 +472,8 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now 
 		}
 		ask := wish{need: r.need}
 		if l.shared {
-			ahead, share := w.aim(), w.share()
+			share := w.share()
+			ahead := p.aim(share)
 			if few := mulDiv(r.need, fewCalls, 1, down); few <= share/fewCalls {
 				ahead = max(ahead, few)
 			}
@@ -503,6 +503,30 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now 
 		}
 	}
 	return nil
+}
+
+// secureLocked makes r fit in w, if it can: from what is in hand, by the store, unless
+// that has just failed with err, or by this ledger's own word. a.mu is held, but not
+// while the store is asked.
+func (l *Ledger) secureLocked(a *account, w *window, g *group, s *Subject, t *Table, r refill, err error, now int64) (fits bool, _ error) {
+	if w.fits(r.need, r.lowest) {
+		return true, err
+	}
+	if err == nil {
+		err = l.refillLocked(a, w, g.syncTerms(a, s, t, now), r, now)
+	}
+	return w.fits(r.need, r.lowest) || err != nil && l.borrowLocked(w, r), err
+}
+
+// holdLocked holds need in w. What nobody enforces and is not in hand is granted by the
+// owner's word, as for an overdraft: its spending counts beyond its limit. a.mu is
+// held.
+func (l *Ledger) holdLocked(a *account, w *window, need int64) {
+	w.granted += max(0, need-w.inHand())
+	w.held += need
+	if l.shared {
+		l.tendLocked(a, w)
+	}
 }
 
 // borrowLocked takes what a call lacks by this ledger's own word while the store

@@ -1,7 +1,6 @@
 package accounting
 
 import (
-	"math"
 	"time"
 
 	"airgate/accounting/money"
@@ -73,7 +72,7 @@ func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Re
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var lowest holdEntry // of those that are enforced
-	ask := refill{need: more, lowest: math.MaxInt64, within: math.MaxInt64, allow: true}
+	ask := newRefill(more)
 	if g != nil {
 		for _, m := range g.members {
 			if m.Mode != Enforce {
@@ -86,19 +85,13 @@ func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Re
 			}
 		}
 	}
-	if lowest.member != nil && !w.fits(more, ask.lowest) {
-		err := l.refillLocked(a, w, g.syncTerms(a, s, t, now), ask, now)
-		if !w.fits(more, ask.lowest) && (err == nil || !l.borrowLocked(w, ask)) {
+	if lowest.member != nil {
+		if fits, err := l.secureLocked(a, w, g, s, t, ask, nil, now); !fits {
 			lowest.used, lowest.reserved = w.used(), w.reserved()
 			return lowest.refuseWindow(err, now)
 		}
 	}
-	// As for a reservation: what nobody enforces is granted by the owner's word.
-	w.granted += max(0, more-w.inHand())
-	w.held += more
-	if l.shared {
-		l.tendLocked(a, w)
-	}
+	l.holdLocked(a, w, more)
 	return nil
 }
 

@@ -52,19 +52,13 @@ func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, 
 	var others, at int64
 	fits := true
 	if l.shared {
-		lowest, allow := int64(math.MaxInt64), true
-		for i := first; i < h.n; i++ {
-			if e := h.at(i); e.member.Mode == Enforce {
-				lowest = min(lowest, e.terms.amount)
-				allow = allow && e.member.OnStoreDown.Allow
-			}
-		}
-		if at = wallClock(); a.pool == nil || !a.pool.kept || !a.pool.fits(lowest, at) {
-			err = l.permitLocked(a, lowest, g.syncTerms(a, s, t, now).limit)
+		ask := h.refill(first)
+		if at = wallClock(); a.pool == nil || !a.pool.kept || !a.pool.fits(ask.lowest, at) {
+			err = l.permitLocked(a, ask.lowest, g.syncTerms(a, s, t, now).limit)
 			at = wallClock()
 		}
 		others = a.pool.others
-		fits = a.pool.fits(lowest, at) || err != nil && allow
+		fits = a.pool.fits(ask.lowest, at) || err != nil && ask.allow
 	}
 	refused := h.judge(first, func(e *holdEntry) bool {
 		e.reserved = a.permits + others

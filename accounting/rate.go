@@ -97,11 +97,8 @@ func (l *Ledger) vendLocked(e *holdEntry, a *account) (wait int64, err error) {
 		v.kept, v.at, v.level = true, now, v.calls
 		l.escrow.put(v)
 	}
-	if v.takeLocked(need, now) {
-		return 0, nil
-	}
-	if now < v.dry && need >= v.dryNeed {
-		return max(1, v.there-now), nil
+	if wait, known := v.tryLocked(need, now); known {
+		return wait, nil
 	}
 	v.lacking += need
 	a.mu.Unlock()
@@ -112,11 +109,8 @@ func (l *Ledger) vendLocked(e *holdEntry, a *account) (wait int64, err error) {
 		v.asking.Unlock()
 	}()
 	// Who asked meanwhile has asked for all that wait.
-	if v.takeLocked(need, wallClock()) {
-		return 0, nil
-	}
-	if now = wallClock(); now < v.dry && need >= v.dryNeed {
-		return max(1, v.there-now), nil
+	if wait, known := v.tryLocked(need, wallClock()); known {
+		return wait, nil
 	}
 	wait, err = l.askRateLocked(v, max(need, v.lacking)+v.ahead(), need)
 	switch {
@@ -130,6 +124,18 @@ func (l *Ledger) vendLocked(e *holdEntry, a *account) (wait int64, err error) {
 	v.dry = now + min(max(wait, v.capacity*1000/8), int64(dryFor))
 	v.dryNeed, v.there = need, now+wait
 	return max(1, wait), nil
+}
+
+// tryLocked takes what a call needs, or tells how long it is to wait, as far as that is
+// known without the store.
+func (v *vended) tryLocked(need, now int64) (wait int64, known bool) {
+	switch {
+	case v.takeLocked(need, now):
+		return 0, true
+	case now < v.dry && need >= v.dryNeed:
+		return max(1, v.there-now), true
+	}
+	return 0, false
 }
 
 // takeLocked takes from what is in hand.

@@ -1,7 +1,6 @@
 package accounting
 
 import (
-	"math"
 	"time"
 
 	"airgate/accounting/money"
@@ -183,17 +182,23 @@ func (h *Hold) judge(first int, within func(*holdEntry) bool) (refused *holdEntr
 	return refused
 }
 
+// refill is what the call lacks by the limits of the entries from first on.
+func (h *Hold) refill(first int) refill {
+	r := newRefill(h.at(first).need)
+	for i := first; i < h.n; i++ {
+		if e := h.at(i); e.member.Mode == Enforce {
+			r.of(e.member, e.terms)
+		}
+	}
+	return r
+}
+
 // takeWindow holds need in the current window of a, for all entries from first
 // on. What is in hand is taken at once; else the store is asked, and a refusal
 // rests on its answer.
 func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, s *Subject, now int64) (r *Refusal, alive bool) {
 	need := h.at(first).need
-	ask := refill{need: need, lowest: math.MaxInt64, within: math.MaxInt64, allow: true}
-	for i := first; i < h.n; i++ {
-		if e := h.at(i); e.member.Mode == Enforce {
-			ask.of(e.member, e.terms)
-		}
-	}
+	ask := h.refill(first)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w, err := l.windowLocked(a, s, now)
@@ -203,13 +208,7 @@ func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, 
 	if a.partial {
 		a.subject, a.partial = *s, false
 	}
-	fits := w.fits(need, ask.lowest)
-	if !fits {
-		if err == nil {
-			err = l.refillLocked(a, w, g.syncTerms(a, s, t, now), ask, now)
-		}
-		fits = w.fits(need, ask.lowest) || err != nil && l.borrowLocked(w, ask)
-	}
+	fits, err := l.secureLocked(a, w, g, s, t, ask, err, now)
 	refused := h.judge(first, func(e *holdEntry) bool {
 		e.window, e.used, e.reserved = w, w.used(), w.reserved()
 		if e.member.Mode == Enforce {
@@ -220,13 +219,7 @@ func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, 
 	if refused != nil {
 		return refused.refuseWindow(err, now), true
 	}
-	// What a shadow budget lacks is granted by the owner's word, as for an
-	// overdraft: its spending counts beyond its limit.
-	w.granted += max(0, need-w.inHand())
-	w.held += need
-	if l.shared {
-		l.tendLocked(a, w)
-	}
+	l.holdLocked(a, w, need)
 	h.at(first).booked = true
 	return nil, true
 }

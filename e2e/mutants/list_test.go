@@ -105,7 +105,7 @@ func list() []mutant {
 		},
 		{
 			breaks: "an admitted call holds its worst case",
-			file:   "accounting/reserve.go",
+			file:   "accounting/escrow.go",
 			line:   "	w.held += need\n",
 			mutant: "",
 			tests:  "TestLedgerEqualsNaive|TestHundredCallers",
@@ -162,7 +162,7 @@ func list() []mutant {
 		{
 			breaks: "what a call is given more counts",
 			file:   "accounting/extend.go",
-			line:   "	w.held += more\n",
+			line:   "	l.holdLocked(a, w, more)\n",
 			mutant: "",
 			tests:  "TestHundredStreams|TestExtend|TestLedgerEqualsNaive",
 		},
