@@ -186,21 +186,28 @@ func TestShadowCountsOnce(t *testing.T) {
 	}
 }
 
-// TestHeldForCost: what settled calls held at most, extensions included, counts with
-// what they cost, also once their account is gone; what was released does not.
-func TestHeldForCost(t *testing.T) {
-	now := mustTime(t, "2026-11-03T12:00:00Z")
+// oneKey is a ledger with a budget of each key, and room for the account of one.
+func oneKey(t *testing.T, now time.Time) (*Ledger, *Table) {
+	t.Helper()
 	l, err := New(Config{Store: memory.New(), Replica: "r.1"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	table, err := Compile([]Limit{{Name: "each-key", Resource: USD, Amount: 1000, Window: Day, Each: []Dimension{Key}, MaxAccounts: 1}})
+	if err == nil {
+		err = l.Apply(table, now)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Apply(table, now); err != nil {
-		t.Fatal(err)
-	}
+	return l, table
+}
+
+// TestHeldForCost: what settled calls held at most, extensions included, counts with
+// what they cost, also once their account is gone; what was released does not.
+func TestHeldForCost(t *testing.T) {
+	now := mustTime(t, "2026-11-03T12:00:00Z")
+	l, table := oneKey(t, now)
 	call := func(key string, end func(h *Hold)) {
 		t.Helper()
 		s := &Subject{KeyID: key}
@@ -232,17 +239,7 @@ func TestHeldForCost(t *testing.T) {
 // one of them not at all, or twice.
 func TestTallyNeverFalls(t *testing.T) {
 	now := mustTime(t, "2026-11-03T12:00:00Z")
-	l, err := New(Config{Store: memory.New(), Replica: "r.1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	table, err := Compile([]Limit{{Name: "each-key", Resource: USD, Amount: 1000, Window: Day, Each: []Dimension{Key}, MaxAccounts: 1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Apply(table, now); err != nil {
-		t.Fatal(err)
-	}
+	l, table := oneKey(t, now)
 	const calls = 3000
 	done := make(chan struct{})
 	go func() {

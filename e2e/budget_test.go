@@ -32,35 +32,7 @@ func usd(t *testing.T, text string) float64 {
 // 1.00 USD, at 0.05 USD a call: served is at most 1.00 USD and at least 0.85.
 func TestBudgetIsABoundAndIsUsed(t *testing.T) {
 	w := newWorld(t, worldOptions{policy: usualPolicy + dearOutput, script: "out 50; in 10; delay 20ms"})
-	var served sync.Map
-	var wg sync.WaitGroup
-	c := client(100)
-	var mu sync.Mutex
-	total := 0
-	for range 100 {
-		wg.Go(func() {
-			for refused := 0; refused < 3; {
-				a := do(c, w.request(call{}))
-				switch {
-				case a.err != nil:
-					t.Error(a.err)
-					return
-				case a.status == http.StatusOK:
-					refused = 0
-					served.Store(a.id(), true)
-					mu.Lock()
-					total++
-					mu.Unlock()
-				case a.code() == "budget_busy" || a.code() == "budget_insufficient" || a.code() == "budget_exhausted":
-					refused++
-				default:
-					t.Errorf("answer %d %s: %s", a.status, a.code(), a.body)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
+	total := loops(t, []*world{w}, refusals(), func(int) {})
 	b := w.quiet()
 	spent := usd(t, b.Spent)
 	seen, _ := w.provider.Calls()

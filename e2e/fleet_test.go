@@ -26,9 +26,14 @@ func fleet(t *testing.T, n int, store, url, policy, script string) []*world {
 	return all
 }
 
+// refusals are the codes with which a budget refuses.
+func refusals() map[string]bool {
+	return map[string]bool{"budget_busy": true, "budget_insufficient": true, "budget_exhausted": true}
+}
+
 // loops has 100 callers call, each at one of the airgates, until they are refused
-// three times in a row. It returns how many calls were served.
-func loops(t *testing.T, all []*world, refusals map[string]bool, served func(total int)) int {
+// three times in a row, with one of the codes. It returns how many calls were served.
+func loops(t *testing.T, all []*world, codes map[string]bool, served func(total int)) int {
 	t.Helper()
 	var total atomic.Int64
 	var calling sync.WaitGroup
@@ -45,7 +50,7 @@ func loops(t *testing.T, all []*world, refusals map[string]bool, served func(tot
 				case a.status == http.StatusOK:
 					refused = 0
 					served(int(total.Add(1)))
-				case refusals[a.code()]:
+				case codes[a.code()]:
 					refused++
 				default:
 					t.Errorf("answer %d %s: %s", a.status, a.code(), a.body)
@@ -62,12 +67,11 @@ func loops(t *testing.T, all []*world, refusals map[string]bool, served func(tot
 // server, at 0.05 USD a call: what both serve is at most 1.00 USD and at least
 // 0.80, also if the server is killed meanwhile. One of them warns of each threshold.
 func TestTwoGatewaysOneBudget(t *testing.T) {
-	refusals := map[string]bool{"budget_busy": true, "budget_insufficient": true, "budget_exhausted": true}
 	run := func(t *testing.T, binary redistest.Binary) {
 		server := redistest.Start(t, binary)
 		warning := strings.Replace(usualPolicy, "per: month,", "per: month, warnAt: [20%, 50%, 75%, 101%],", 1)
 		all := fleet(t, 2, binary.Name, server.URL(), warning+dearOutput, "out 50; in 10; delay 20ms")
-		total := loops(t, all, refusals, func(int) {})
+		total := loops(t, all, refusals(), func(int) {})
 		seen, _ := all[0].provider.Calls()
 		if usd := float64(total) * 0.05; usd > 1 || usd < 0.80 || int64(total) != seen {
 			t.Errorf("served %v USD of 1.00 in %d calls, of which the provider saw %d", usd, total, seen)
@@ -101,7 +105,8 @@ func TestTwoGatewaysOneBudget(t *testing.T) {
 	t.Run("killed", func(t *testing.T) {
 		server := redistest.Start(t, redistest.Redis(t), "--appendonly", "yes", "--appendfsync", "always")
 		all := fleet(t, 2, "redis", server.URL(), usualPolicy+dearOutput, "out 50; in 10; delay 20ms")
-		down := map[string]bool{"budget_busy": true, "budget_insufficient": true, "budget_exhausted": true, "quota_unavailable": true}
+		down := refusals()
+		down["quota_unavailable"] = true
 		first := loops(t, all, down, func(total int) {
 			if total == 5 {
 				server.Kill()
@@ -129,7 +134,7 @@ func TestTwoGatewaysOneBudget(t *testing.T) {
 			w.waitFor("airgate to see the store again", nil, func() bool { return strings.Contains(text(w.api+"/metrics"), "\nairgate_store_up 1\n") })
 		}
 		time.Sleep(5 * time.Second) // who may be gone is waited for
-		rest := loops(t, all, refusals, func(int) {})
+		rest := loops(t, all, refusals(), func(int) {})
 		if usd := float64(first+rest) * 0.05; usd > 1 || usd < 0.80 {
 			t.Errorf("served %v USD of 1.00, %d calls before the store was killed and as it was, %d after", usd, first, rest)
 		}

@@ -283,6 +283,21 @@ func TestNewcomer(t *testing.T) {
 	w.settle(0)
 }
 
+// promotable is a server and a replica of it, each way through a network of its own, and
+// how to reach what is in front: first the master.
+func promotable(t *testing.T, b redistest.Binary, hidden bool) (master *redistest.Server, between *redistest.Proxy, replica *redistest.Server, front *redistest.Proxy, c Config) {
+	t.Helper()
+	master = redistest.Start(t, b)
+	between = redistest.NewProxy(t, master.Addr)
+	replica = redistest.Replica(t, master.At(between.Addr))
+	front = redistest.NewProxy(t, master.Addr)
+	c = Config{URL: "redis://" + front.Addr}
+	if hidden {
+		c = hide(t, front.Addr, master, replica)
+	}
+	return master, between, replica, front, c
+}
+
 // TestPromotion: a replica of the server is promoted that has not heard of the
 // last grants.
 func TestPromotion(t *testing.T) {
@@ -290,14 +305,7 @@ func TestPromotion(t *testing.T) {
 		for _, b := range servers(t, redistest.Redis(t), redistest.Valkey(t)) {
 			t.Run(b.String()+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				master := redistest.Start(t, b)
-				between := redistest.NewProxy(t, master.Addr)
-				replica := redistest.Replica(t, master.At(between.Addr))
-				front := redistest.NewProxy(t, master.Addr)
-				c := Config{URL: "redis://" + front.Addr}
-				if hidden {
-					c = hide(t, front.Addr, master, replica)
-				}
+				master, between, replica, front, c := promotable(t, b, hidden)
 				w := newWorld(t, c, 3)
 				var lost int64
 				granted := func() (sum int64) {
@@ -340,14 +348,7 @@ func TestStale(t *testing.T) {
 		for _, b := range servers(t, redistest.Redis(t), redistest.Valkey(t)) {
 			t.Run(b.String()+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				master := redistest.Start(t, b)
-				between := redistest.NewProxy(t, master.Addr)
-				replica := redistest.Replica(t, master.At(between.Addr))
-				front := redistest.NewProxy(t, master.Addr)
-				c := Config{URL: "redis://" + front.Addr}
-				if hidden {
-					c = hide(t, front.Addr, master, replica)
-				}
+				master, between, replica, front, c := promotable(t, b, hidden)
 				w := newWorld(t, c, 2)
 				if got := w.members[0].store.DetectsLoss(); got == hidden {
 					t.Fatalf("DetectsLoss = %v where INFO hidden = %v", got, hidden)
