@@ -19,10 +19,15 @@ import (
 // snapshot and before each other one takes effect: an amount that the book does
 // not know of is not in force.
 func AuditOverrides(j journal.Writer, b *accounting.Balances, s *config.Snapshot, now time.Time) error {
-	for _, r := range b.OverrideChanges(s.Limits, now) {
+	return audit(j, s, "overrides", b.OverrideChanges(s.Limits, now))
+}
+
+// audit appends admin records about what is in s.
+func audit(j journal.Writer, s *config.Snapshot, what string, changes []record.Record) error {
+	for _, r := range changes {
 		r.ConfigHash = s.Hash
 		if _, err := j.Append(&r); err != nil {
-			return fmt.Errorf("audit overrides: %w", err)
+			return fmt.Errorf("audit %s: %w", what, err)
 		}
 	}
 	return nil
@@ -46,13 +51,7 @@ func AuditOverlay(j journal.Writer, b *accounting.Balances, s *config.Snapshot, 
 		}
 		return "it has ended"
 	}
-	for _, r := range b.OverlayChanges(holding, why, now) {
-		r.ConfigHash = s.Hash
-		if _, err := j.Append(&r); err != nil {
-			return fmt.Errorf("audit overlay: %w", err)
-		}
-	}
-	return nil
+	return audit(j, s, "overlay", b.OverlayChanges(holding, why, now))
 }
 
 // overlayRecord says that an entry holds, and whom it is about.

@@ -139,27 +139,33 @@ func (s *Store) live(ctx context.Context, replica string, heard chan<- struct{})
 func (s *Store) beat(ctx context.Context, replica string, listed int) error {
 	ctx, cancel := context.WithTimeout(ctx, s.pace.beat)
 	defer cancel()
-	pipe := func(run func(p goredis.Pipeliner, keys []string, args ...any) *goredis.Cmd) ([]*goredis.Cmd, error) {
-		var beats []*goredis.Cmd
+	beats, err := s.pipeline(ctx, beatScript, shards, func(i int) (keys []string, args []any) {
+		return []string{registerKey(i), fleetKey(i), learningKey(i)},
+			[]any{replica, digit(i == listed), s.pace.join.Milliseconds(), s.pace.gone.Milliseconds(), s.pace.forget.Milliseconds()}
+	})
+	s.hear(beats, listed)
+	return err
+}
+
+// pipeline runs a script n times in one round trip; and in another one, with its text,
+// if a server does not have it.
+func (s *Store) pipeline(ctx context.Context, script *goredis.Script, n int, call func(i int) (keys []string, args []any)) ([]*goredis.Cmd, error) {
+	run := func(eval func(ctx context.Context, c goredis.Scripter, keys []string, args ...any) *goredis.Cmd) ([]*goredis.Cmd, error) {
+		answers := make([]*goredis.Cmd, 0, n)
 		_, err := s.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
-			for i := range shards {
-				beats = append(beats, run(p, []string{registerKey(i), fleetKey(i), learningKey(i)},
-					replica, digit(i == listed), s.pace.join.Milliseconds(), s.pace.gone.Milliseconds(), s.pace.forget.Milliseconds()))
+			for i := range n {
+				keys, args := call(i)
+				answers = append(answers, eval(ctx, p, keys, args...))
 			}
 			return nil
 		})
-		return beats, err
+		return answers, err
 	}
-	beats, err := pipe(func(p goredis.Pipeliner, keys []string, args ...any) *goredis.Cmd {
-		return beatScript.EvalSha(ctx, p, keys, args...)
-	})
-	if slices.ContainsFunc(beats, func(c *goredis.Cmd) bool { return goredis.HasErrorPrefix(c.Err(), "NOSCRIPT") }) {
-		beats, err = pipe(func(p goredis.Pipeliner, keys []string, args ...any) *goredis.Cmd {
-			return beatScript.Eval(ctx, p, keys, args...)
-		})
+	answers, err := run(script.EvalSha)
+	if slices.ContainsFunc(answers, func(c *goredis.Cmd) bool { return goredis.HasErrorPrefix(c.Err(), "NOSCRIPT") }) {
+		answers, err = run(script.Eval)
 	}
-	s.hear(beats, listed)
-	return err
+	return answers, err
 }
 
 // hear takes what the shards answered, as far as they did.

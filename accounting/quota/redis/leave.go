@@ -45,30 +45,16 @@ func (s *Store) leave(ctx context.Context, shard int, replica string) error {
 				names = append(names, entries[i])
 			}
 		}
-		if err := s.leaveAll(ctx, shard, names, replica); err != nil {
+		within, cancel = context.WithTimeout(ctx, patience)
+		_, err = s.pipeline(within, leaveScript, len(names), func(i int) (keys []string, args []any) {
+			return []string{windowKey(shard, names[i])}, []any{replica, uint64(quota.LastSeq)}
+		})
+		cancel()
+		if err != nil {
 			return err
 		}
 		if cursor = next; cursor == 0 {
 			return nil
 		}
 	}
-}
-
-func (s *Store) leaveAll(ctx context.Context, shard int, names []string, replica string) error {
-	if len(names) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	// A pipeline has no way back from a server that does not have the script.
-	if err := leaveScript.Load(ctx, s.client).Err(); err != nil {
-		return err
-	}
-	_, err := s.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
-		for _, name := range names {
-			leaveScript.EvalSha(ctx, p, []string{windowKey(shard, name)}, replica, uint64(quota.LastSeq))
-		}
-		return nil
-	})
-	return err
 }
