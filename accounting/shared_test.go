@@ -564,3 +564,21 @@ func TestWithinIsDivided(t *testing.T) {
 		}
 	})
 }
+
+// TestOverdraftIsNotAskedFor: what a ledger overdrew is the store's to book, and no part
+// of what its next call needs: that is one question.
+func TestOverdraftIsNotAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 1, accounting.Limit{Name: "b", Resource: accounting.USD, Amount: 100, Window: accounting.Month})
+		var h accounting.Hold
+		mustAdmit(t, s.ledgers[0], &h, s.tables[0], subject("k", "t"), accounting.Need{USD: 40}, time.Now())
+		s.ledgers[0].Settle(&h, 90, 0, time.Now())
+		before := s.store.calls.Load()
+		mustAdmit(t, s.ledgers[0], &h, s.tables[0], subject("k", "t"), accounting.Need{USD: 10}, time.Now())
+		if n := s.store.calls.Load() - before; n != 1 {
+			t.Errorf("%d store calls for what is left, want 1", n)
+		}
+		s.ledgers[0].Settle(&h, 10, 0, time.Now())
+		s.end()
+	})
+}

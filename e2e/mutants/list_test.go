@@ -197,8 +197,8 @@ func list() []mutant {
 		{
 			breaks: "shadow refuses nobody and does not loosen what is enforced",
 			file:   "accounting/reserve.go",
-			line:   "		if e := h.at(i); e.member.Mode == Enforce {\n			ask.of",
-			mutant: "		if e := h.at(i); e.member.Mode == Shadow {\n			ask.of",
+			line:   "		if e := h.at(i); e.member.Mode == Enforce {\n			r.of",
+			mutant: "		if e := h.at(i); e.member.Mode == Shadow {\n			r.of",
 			tests:  "TestShadow|TestSharedAccount",
 		},
 		// A store that is shared.
