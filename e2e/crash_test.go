@@ -37,13 +37,14 @@ var failpoints = map[string]failpoint{
 	"journal.ballast": {hits: 1, prepare: (*crash).unballast}, "journal.released": {}, // TestFullDisk comes there
 	"sink.begin": {hits: 4}, "sink.commit": {hits: 4}, "sink.committed": {hits: 4},
 	"processor.intent": {hits: 30}, "processor.admitted": {hits: 30}, "processor.settled": {hits: 30}, "processor.recorded": {hits: 30},
-	"processor.extend": {hits: 10}, "processor.extended": {hits: 10}, "processor.orphan": {hits: 1},
+	"processor.extend": {hits: 10}, "processor.extended": {hits: 10}, "processor.orphan": {hits: 1, after: "processor.admitted"}, // whose call is open
 }
 
 // failpoint says how TestCrash drives one.
 type failpoint struct {
 	hits    int            // it dies at one of so many; 0 = another test drives it
 	prepare func(c *crash) // makes airgate come there; nil = it does anyway
+	after   string         // the failpoint at which the life before dies; "" = anyhow
 }
 
 const (
@@ -75,9 +76,16 @@ func TestCrash(t *testing.T) {
 				t.Parallel()
 				c := newCrash(t, uint64(i))
 				for n := range min(dirKills, kills-i*dirKills) {
-					c.kill(n)
+					c.kill(n, c.point(n))
 					if n%auditEvery == auditEvery-1 {
 						c.audit()
+					}
+				}
+				for _, name := range c.points { // a busy machine may have killed lives before they came there
+					for range 3 {
+						if c.reached[name] == 0 {
+							c.kill(1, name)
+						}
 					}
 				}
 				c.audit()
@@ -168,22 +176,34 @@ budgets:
 `, tight) + playedSliced
 }
 
-// kill starts airgate, makes calls, and kills it: at a failpoint, while it
-// starts, while it serves, or while it stops.
-func (c *crash) kill(n int) {
+// point returns the failpoint of the n-th kill, each in its turn; "" for every
+// other one, which comes at a random time.
+func (c *crash) point(n int) string {
+	if n%2 == 0 {
+		return ""
+	}
+	return c.points[n/2%len(c.points)]
+}
+
+// kill starts airgate, makes calls, and kills it: at the failpoint with that
+// name, or, if it is "", while it starts, while it serves, or while it stops,
+// as n says.
+func (c *crash) kill(n int, name string) {
 	c.t.Helper()
 	if n%20 == 0 {
 		c.room = c.book.due("tight") + 50*playedCap*priceOut
 		c.writeConfig(crashPolicy(c.room))
 	}
-	var point, name string
+	var point string
 	start, serve := 30*time.Second, time.Duration(c.random.Int64N(int64(60*time.Millisecond))) // it may take for each
 	switch {
-	case n%2 == 1 && len(c.points) > 0:
-		name = c.points[n/2%len(c.points)]
+	case name != "":
 		point, serve = fmt.Sprintf("%s:%d", name, 1+c.random.IntN(failpoints[name].hits)), 2*time.Second
 		if prepare := failpoints[name].prepare; prepare != nil {
 			prepare(c)
+		}
+		if before := failpoints[name].after; before != "" {
+			c.kill(n, before)
 		}
 	case n%8 == 2:
 		start = serve
