@@ -108,23 +108,3 @@ func TestBound(t *testing.T) {
 		}
 	}
 }
-
-// TestPaceAfterClockSetBack: what calls took before a clock that was ahead was set back
-// does not stay their pace.
-func TestPaceAfterClockSetBack(t *testing.T) {
-	var p pace
-	at := int64(time.Hour)
-	p.measure(0, at)
-	p.measure(1000, at+int64(tendEvery))
-	if p.lasts(idleStock) == 0 {
-		t.Fatal("calls have no pace")
-	}
-	p.at += int64(72 * time.Hour)
-	for range 100 {
-		at += int64(tendEvery)
-		p.measure(1000, at)
-	}
-	if n := p.lasts(idleStock); n != 0 {
-		t.Errorf("%d are kept for calls that ended ten seconds ago", n)
-	}
-}

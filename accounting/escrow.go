@@ -96,14 +96,14 @@ type pace struct {
 // fine is the parts of a unit in which a slow pace is measured.
 const fine = 1 << 10
 
-// heard takes what the store has answered.
-func (p *supply) heard(s *quota.Sync, st *quota.State) {
+// heard takes what the store has answered by now.
+func (p *supply) heard(s *quota.Sync, st *quota.State, now int64) {
 	p.given, p.borrowed, p.unsure = s.Returned, 0, false
 	p.limit, p.replicas = st.Limit, st.Active
 	p.over = st.Settled+st.Escrowed > st.Limit
-	p.heardAt = wallClock()
+	p.heardAt = now
 	if s.Detail {
-		p.shares, p.detailed = st.Shares, wallClock()
+		p.shares, p.detailed = st.Shares, now
 	}
 }
 
@@ -124,7 +124,7 @@ type kept interface {
 	key() quota.Key
 	// due decides what is needed, gives back what is not, and returns the call that
 	// tells the store; nil = there is nothing to tell.
-	due(l *Ledger, now int64) (call func())
+	due(l *Ledger) (call func())
 	// recall gives back what is idle.
 	recall(l *Ledger)
 	// close gives back everything. No call is open any more.
@@ -180,7 +180,7 @@ func (l *Ledger) tendLocked(a *account, w *window) {
 	if w.supply.tended || a.set == nil {
 		return
 	}
-	now := wallClock() // the caller's may have been set
+	now := l.steady()
 	w.supply.tended, w.supply.at, w.supply.level = true, now, w.spent+w.held
 	w.supply.moved, w.supply.version = now, l.version.Load()
 	l.escrow.put(tended{a, w})
@@ -203,7 +203,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		watched = l.store.Watch(ctx, l.replica, owner{l})
 	})
 	// Of the time, so that a simulation repeats its course.
-	jitters := rand.New(rand.NewPCG(uint64(wallClock()), 0)) //nolint:gosec // not a secret
+	jitters := rand.New(rand.NewPCG(uint64(l.steady()), 0)) //nolint:gosec // not a secret
 	for {
 		jitter := time.Duration(jitters.Int64N(int64(tendEvery / 2)))
 		timer := time.NewTimer(tendEvery*3/4 + jitter) //nolint:forbidigo // nobody else can say when it is time
@@ -214,15 +214,20 @@ func (l *Ledger) Run(ctx context.Context) error {
 			return watched
 		case <-timer.C:
 			l.tendAll(ctx)
-			if l.escrow.leaves(wallClock()) {
+			if l.escrow.leaves(l.steady()) {
 				watching.Go(func() { l.leaveAgain(ctx) })
 			}
 		}
 	}
 }
 
-// wallClock is for what nobody calls: it waits by itself.
-func wallClock() int64 { return time.Now().UnixNano() } //nolint:forbidigo // as it says
+// wallClock says in which windows it is to who has no caller that does.
+func (l *Ledger) wallClock() int64 { return l.now().UnixNano() }
+
+// steady is a clock that nobody sets, in nanoseconds: how old something is, and for
+// how long it holds, does not change when the wall clock does. It is not read in any
+// window.
+func (l *Ledger) steady() int64 { return l.began.UnixNano() + int64(time.Since(l.began)) } //nolint:forbidigo // callers' clocks can be set
 
 func (l *Ledger) tendAll(ctx context.Context) {
 	var g errgroup.Group
@@ -231,13 +236,13 @@ func (l *Ledger) tendAll(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
-		if call := k.due(l, wallClock()); call != nil {
+		if call := k.due(l); call != nil {
 			g.Go(func() error { call(); return nil })
 		}
 	}
 	_ = g.Wait() // who asks tells what goes wrong
-	if now := wallClock(); len(l.escrow.idle) == 0 && now-l.escrow.listed > int64(time.Second) {
-		l.escrow.idle, l.escrow.listed = l.windows(now, idleEvery), now
+	if now := l.steady(); len(l.escrow.idle) == 0 && now-l.escrow.listed > int64(time.Second) {
+		l.escrow.idle, l.escrow.listed = l.windows(idleEvery), now
 	}
 	n := min(idleTick, len(l.escrow.idle))
 	l.hear(ctx, l.escrow.idle[:n])
@@ -248,12 +253,13 @@ func (l *Ledger) tendAll(ctx context.Context) {
 // ledger has, if that is older than a second, until ctx ends. Budgets tells it then.
 func (l *Ledger) Refresh(ctx context.Context) {
 	if l.shared {
-		l.hear(ctx, l.windows(wallClock(), time.Second))
+		l.hear(ctx, l.windows(time.Second))
 	}
 }
 
 // windows are those that now is in and that the store was not heard of for so long.
-func (l *Ledger) windows(now int64, since time.Duration) (all []tended) {
+func (l *Ledger) windows(since time.Duration) (all []tended) {
+	today, now := l.wallClock(), l.steady()
 	l.mu.Lock()
 	t := l.table
 	l.mu.Unlock()
@@ -267,7 +273,7 @@ func (l *Ledger) windows(now int64, since time.Duration) (all []tended) {
 			}
 			for _, a := range g.set.all() {
 				a.mu.Lock()
-				if w := a.windowLocked(now); w != nil && time.Duration(now-w.supply.heardAt).Abs() > since {
+				if w := a.windowLocked(today); w != nil && now-w.supply.heardAt > int64(since) {
 					all = append(all, tended{a, w})
 				}
 				a.mu.Unlock()
@@ -293,8 +299,8 @@ func (l *Ledger) hear(ctx context.Context, all []tended) {
 	_ = g.Wait() // tend has told what went wrong
 }
 
-func (t tended) due(l *Ledger, now int64) (call func()) {
-	a, w := t.account, t.window
+func (t tended) due(l *Ledger) (call func()) {
+	a, w, now := t.account, t.window, l.steady()
 	var ask wish
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -308,13 +314,13 @@ func (t tended) due(l *Ledger, now int64) (call func()) {
 		w.returned += max(0, inHand)
 	case inHand > max(p.lasts(idleStock), 2*target):
 		w.returned += inHand - target
-	case now < w.end && inHand < max(p.lasts(stock/2), target/4):
+	case l.wallClock() < w.end && inHand < max(p.lasts(stock/2), target/4):
 		// Crumbs of what is left are for calls that need them.
 		if ahead := max(0, p.aim(share)-inHand); share >= ahead/2 {
 			ask.want = inHand + min(ahead, share)
 		}
 	}
-	known := time.Duration(now - p.detailed).Abs()
+	known := time.Duration(now - p.detailed)
 	ask.detail = known > detailEvery
 	// Only money is in the book: what else was spent, a crash forgets unless the store
 	// has heard of it.
@@ -336,9 +342,6 @@ func (t tended) due(l *Ledger, now int64) (call func()) {
 // measure takes the level of what is spent and held at an instant.
 func (p *pace) measure(level, now int64) {
 	passed := now - p.at
-	if passed < 0 {
-		p.at = now // the clock was set back
-	}
 	if passed <= 0 {
 		return
 	}
@@ -374,7 +377,7 @@ func (p *pace) lasts(d time.Duration) int64 {
 func (l *Ledger) tend(a *account, w *window, ask wish) {
 	w.syncing.Lock()
 	defer w.syncing.Unlock()
-	_, _ = l.sync(a, w, l.termsNow(a, wallClock()), ask, wallClock())
+	_, _ = l.sync(a, w, l.termsNow(a, l.wallClock()), ask, l.wallClock())
 }
 
 // termsNow is the limit of an account under the table that was applied last.
@@ -456,7 +459,7 @@ func (r *refill) of(m *member, t *terms) {
 // others have in hand may be idle: they are asked for it, and have a moment to
 // give it back.
 func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now int64) error {
-	began := wallClock()
+	began := l.steady()
 	a.mu.Unlock()
 	w.syncing.Lock()
 	defer w.syncing.Unlock()
@@ -493,7 +496,7 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now 
 		case !l.shared:
 			return nil
 		case w.others == 0 || r.need > r.lowest-w.used()-w.held || wait > patience:
-			p.dry, p.dryNeed = wallClock()+int64(dryFor), r.need
+			p.dry, p.dryNeed = l.steady()+int64(dryFor), r.need
 			return nil
 		default:
 			a.mu.Unlock()
@@ -628,7 +631,7 @@ func (l *Ledger) leaveAgain(ctx context.Context) {
 func (l *Ledger) leaveIn(d time.Duration) {
 	l.escrow.mu.Lock()
 	defer l.escrow.mu.Unlock()
-	l.escrow.leaveAt = wallClock() + int64(d)
+	l.escrow.leaveAt = l.steady() + int64(d)
 }
 
 func (l *Ledger) reassert(a *account, w *window) error {
@@ -638,7 +641,7 @@ func (l *Ledger) reassert(a *account, w *window) error {
 	w.known = false // the store's memory of it may be older than this process
 	ask := wish{mode: quota.NoGrants, others: w.supply.shares}
 	a.mu.Unlock()
-	if _, err := l.sync(a, w, l.termsNow(a, wallClock()), ask, wallClock()); err != nil && !errors.Is(err, errLost) {
+	if _, err := l.sync(a, w, l.termsNow(a, l.wallClock()), ask, l.wallClock()); err != nil && !errors.Is(err, errLost) {
 		return err
 	}
 	return nil
@@ -651,7 +654,7 @@ func (l *Ledger) Close(ctx context.Context) error {
 	if !l.shared {
 		return nil
 	}
-	l.reportDropped(wallClock()) //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
+	l.reportDropped(l.wallClock()) //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
 	g, going := errgroup.WithContext(ctx)
 	g.SetLimit(tending)
 	for _, k := range l.escrow.list() {
@@ -666,6 +669,6 @@ func (l *Ledger) Close(ctx context.Context) error {
 func (t tended) close(l *Ledger) error {
 	t.window.syncing.Lock()
 	defer t.window.syncing.Unlock()
-	_, err := l.sync(t.account, t.window, syncTerms{}, wish{mode: quota.Close}, wallClock())
+	_, err := l.sync(t.account, t.window, syncTerms{}, wish{mode: quota.Close}, l.wallClock())
 	return err
 }

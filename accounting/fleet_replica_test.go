@@ -265,7 +265,7 @@ func (l *life) examine() {
 func (l *life) join(ctx context.Context, running *sync.WaitGroup) bool {
 	f, r := l.f, l.r
 	var err error
-	l.ledger, err = accounting.New(accounting.Config{Store: r.net.of(l), Replica: l.journal.Writer(), Shared: true})
+	l.ledger, err = accounting.New(accounting.Config{Store: r.net.of(l), Replica: l.journal.Writer(), Shared: true, Now: r.now})
 	if err != nil {
 		return l.failed("ledger", err)
 	}

@@ -32,6 +32,7 @@ type Config struct {
 	// while it is down (OnStoreDown.Within) is divided by it. 0 = 1.
 	Replicas int
 
+	Now        func() time.Time      // the wall clock, of what Run does; nil = time.Now
 	Registerer prometheus.Registerer // nil = metrics are not registered
 	Log        *slog.Logger          // nil = no log
 }
@@ -52,6 +53,8 @@ type Ledger struct {
 	replicas int64
 	log      *slog.Logger
 	metrics  *metrics
+	now      func() time.Time
+	began    time.Time     // see steady
 	down     atomic.Bool   // the last store call failed
 	version  atomic.Uint64 // of the last table that was applied
 	escrow   escrow        // what Run looks after
@@ -81,11 +84,16 @@ func New(c Config) (*Ledger, error) {
 		replicas: int64(max(1, c.Replicas)),
 		log:      c.Log,
 		metrics:  newMetrics(),
+		now:      c.Now,
+		began:    time.Now(), //nolint:forbidigo // see steady
 		sets:     make(map[string]*accountSet),
 
 		reporting: newTurn(),
 	}
 	l.dropped.shared = c.Shared
+	if l.now == nil {
+		l.now = time.Now //nolint:forbidigo // as Config says
+	}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
@@ -300,7 +308,7 @@ func (l *Ledger) sync(a *account, w *window, t syncTerms, ask wish, now int64) (
 	w.settled = st.Settled
 	w.others = max(0, st.Escrowed-(st.Granted-st.Spent-s.Returned))
 	if l.shared {
-		w.supply.heard(&s, &st)
+		w.supply.heard(&s, &st, l.steady())
 		if ask.mode == quota.Close {
 			w.returned = w.granted - w.spent // nothing is held: see Close
 		}

@@ -34,7 +34,7 @@ type pool struct {
 	seq    uint64
 	mine   int64 // permits, in use or idle, as the store last said
 	others int64 // those of others
-	told   int64 // when that was, in Unix nanoseconds: as it was asked
+	told   int64 // when that was, by Ledger.steady: as it was asked
 	peak   int64 // most in use at once …
 	peakAt int64 // … at that time
 	dry    int64 // until then there are no more
@@ -53,9 +53,9 @@ func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, 
 	fits := true
 	if l.shared {
 		ask := h.refill(first)
-		if at = wallClock(); a.pool == nil || !a.pool.kept || !a.pool.fits(ask.lowest, at) {
+		if at = l.steady(); a.pool == nil || !a.pool.kept || !a.pool.fits(ask.lowest, at) {
 			err = l.permitLocked(a, ask.lowest, g.syncTerms(a, s, t, now).limit)
-			at = wallClock()
+			at = l.steady()
 		}
 		others = a.pool.others
 		fits = a.pool.fits(ask.lowest, at) || err != nil && ask.allow
@@ -95,25 +95,25 @@ func (l *Ledger) permitLocked(a *account, lowest, limit int64) error {
 		p.kept = true
 		l.escrow.put(p)
 	}
-	if p.fits(lowest, wallClock()) {
+	if p.fits(lowest, l.steady()) {
 		return nil
 	}
 	a.mu.Unlock()
 	p.asking.Lock()
 	defer p.asking.Unlock()
 	a.mu.Lock()
-	for wait := recallFor / 31; !p.fits(lowest, wallClock()); wait *= 2 {
-		if wallClock() < p.dry {
+	for wait := recallFor / 31; !p.fits(lowest, l.steady()); wait *= 2 {
+		if l.steady() < p.dry {
 			return nil
 		}
 		if err := l.askPermitsLocked(p, a.permits+1, limit, true); err != nil {
 			return err
 		}
 		switch {
-		case p.fits(lowest, wallClock()):
+		case p.fits(lowest, l.steady()):
 			return nil
 		case p.others == 0 || wait > recallFor:
-			p.dry = wallClock() + int64(dryFor)
+			p.dry = l.steady() + int64(dryFor)
 			return nil
 		}
 		a.mu.Unlock()
@@ -149,7 +149,7 @@ func (l *Ledger) askPermitsLocked(p *pool, want, limit int64, recall bool) error
 		// take it meanwhile.
 		p.mine = min(p.mine, want)
 		a.mu.Unlock()
-		began := wallClock()
+		began := l.steady()
 		got, err := l.store.Permit(context.Background(), ask)
 		l.answered(err)
 		a.mu.Lock()
@@ -168,8 +168,8 @@ func (l *Ledger) askPermitsLocked(p *pool, want, limit int64, recall bool) error
 func (p *pool) key() quota.Key { return p.id }
 
 // due implements kept.
-func (p *pool) due(l *Ledger, now int64) (call func()) {
-	a := p.account
+func (p *pool) due(l *Ledger) (call func()) {
+	a, now := p.account, l.steady()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p.use(now)
@@ -187,7 +187,7 @@ func (p *pool) due(l *Ledger, now int64) (call func()) {
 
 // tell reports what is in use, and keeps at most want.
 func (p *pool) tell(l *Ledger, want int64) error {
-	limit := l.termsNow(p.account, wallClock()).limit
+	limit := l.termsNow(p.account, l.wallClock()).limit
 	p.asking.Lock()
 	defer p.asking.Unlock()
 	a := p.account

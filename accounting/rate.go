@@ -90,7 +90,7 @@ func (l *Ledger) vendLocked(e *holdEntry, a *account) (wait int64, err error) {
 		v = &vended{account: a, id: quota.Key{Account: a.text + a.set.again}, asking: newTurn()}
 		a.vended = v
 	}
-	need, now := micros(b.cost(e.need)), wallClock()
+	need, now := micros(b.cost(e.need)), l.steady()
 	v.cost, v.capacity = need, micros(b.capacity)
 	e.used = b.used(v.full, now+v.stock*1000)
 	if !v.kept {
@@ -109,17 +109,17 @@ func (l *Ledger) vendLocked(e *holdEntry, a *account) (wait int64, err error) {
 		v.asking.Unlock()
 	}()
 	// Who asked meanwhile has asked for all that wait.
-	if wait, known := v.tryLocked(need, wallClock()); known {
+	if wait, known := v.tryLocked(need, l.steady()); known {
 		return wait, nil
 	}
 	wait, err = l.askRateLocked(v, max(need, v.lacking)+v.ahead(), need)
 	switch {
 	case err != nil:
 		return 0, err
-	case v.takeLocked(need, wallClock()):
+	case v.takeLocked(need, l.steady()):
 		return 0, nil
 	}
-	now = wallClock()
+	now = l.steady()
 	// What flows in meanwhile is there to be taken at once, if the bucket holds it.
 	v.dry = now + min(max(wait, v.capacity*1000/8), int64(dryFor))
 	v.dryNeed, v.there = need, now+wait
@@ -172,7 +172,7 @@ func (l *Ledger) askRateLocked(v *vended, want, need int64) (wait int64, err err
 			Want: want, Need: need, Capacity: v.capacity,
 		}
 		a.mu.Unlock()
-		began := wallClock()
+		began := l.steady()
 		got, err := l.store.Take(context.Background(), t)
 		l.answered(err)
 		a.mu.Lock()
@@ -226,8 +226,8 @@ func (l *Ledger) correctLocked(v *vended, b *bucket, held, used int64) {
 func (v *vended) key() quota.Key { return v.id }
 
 // due implements kept.
-func (v *vended) due(l *Ledger, now int64) (call func()) {
-	a := v.account
+func (v *vended) due(l *Ledger) (call func()) {
+	a, now := v.account, l.steady()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	v.measure(v.calls, now)

@@ -75,7 +75,11 @@ type sharing struct {
 	tables  []*accounting.Table
 	stops   []context.CancelFunc
 	running sync.WaitGroup
+	skew    atomic.Int64 // of all ledgers' wall clocks, in nanoseconds
 }
+
+// now is the ledgers' wall clock.
+func (s *sharing) now() time.Time { return time.Now().Add(time.Duration(s.skew.Load())) }
 
 func share(t testing.TB, n int, limits ...accounting.Limit) *sharing {
 	t.Helper()
@@ -88,7 +92,7 @@ func share(t testing.TB, n int, limits ...accounting.Limit) *sharing {
 
 func (s *sharing) join(limits ...accounting.Limit) {
 	s.t.Helper()
-	l, err := accounting.New(accounting.Config{Store: s.store, Replica: fmt.Sprintf("r%d.1", len(s.ledgers)), Shared: true})
+	l, err := accounting.New(accounting.Config{Store: s.store, Replica: fmt.Sprintf("r%d.1", len(s.ledgers)), Shared: true, Now: s.now})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -201,6 +205,59 @@ func TestSharedRate(t *testing.T) {
 					t.Errorf("%.2f store calls for each call, want at most %.2f", asks, c.asks)
 				}
 				t.Logf("%d calls, %d units admitted, at most %.1f beyond what flowed in, %d store calls", asked, got, worst, s.store.calls.Load())
+			})
+		})
+	}
+}
+
+// TestSharedClockSetBack: what the store is asked, and what it is told, does not wait until
+// a wall clock that was set back has come again to where it was.
+func TestSharedClockSetBack(t *testing.T) {
+	for name, limit := range map[string]accounting.Limit{
+		"budget":      {Resource: accounting.USD, Amount: 10, Window: accounting.Total},
+		"rate":        {Resource: accounting.Requests, Amount: 10, Per: time.Minute, Burst: 10},
+		"concurrency": {Resource: accounting.Concurrent, Amount: 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				limit.Name = "l"
+				s := share(t, 2, limit)
+				defer s.end()
+				calls := func(ledger int) (all []*accounting.Hold) {
+					for {
+						h := new(accounting.Hold)
+						if admit(s.ledgers[ledger], h, s.tables[ledger], subject("k", "t"), accounting.Need{USD: 1}, s.now()) != nil {
+							return all
+						}
+						all = append(all, h)
+					}
+				}
+				settle := func(ledger int, all []*accounting.Hold) {
+					for _, h := range all {
+						s.ledgers[ledger].Settle(h, 0, 0, s.now())
+					}
+				}
+				first := calls(0)
+				if n := len(calls(1)); len(first) != 10 || n > 0 {
+					t.Fatalf("%d and %d calls at once, want 10 and 0", len(first), n)
+				}
+				s.skew.Store(-int64(time.Hour))
+				if limit.Resource == accounting.Concurrent {
+					time.Sleep(time.Minute) // a permit lasts half as long unless its ledger tells of it
+					if n := len(calls(1)); n > 0 {
+						t.Fatalf("%d calls beside the 10 that go on", n)
+					}
+				}
+				settle(0, first)
+				if limit.Resource == accounting.Requests {
+					time.Sleep(time.Minute)
+				}
+				time.Sleep(time.Second)
+				second := calls(1)
+				if len(second) != 10 {
+					t.Errorf("%d calls once the others have ended, want 10", len(second))
+				}
+				settle(1, second)
 			})
 		})
 	}

@@ -263,7 +263,7 @@ func (l *Ledger) bequeath(ctx context.Context, g *errgroup.Group, which func(k q
 	inherited, departed := l.inherited, l.departed
 	l.mu.Unlock()
 	tell := func(replica, text string, spent money.NanoUSD, others []quota.Share) {
-		g.Go(func() error { return l.inherit(ctx, replica, text, spent, others, time.Unix(0, wallClock())) })
+		g.Go(func() error { return l.inherit(ctx, replica, text, spent, others, time.Unix(0, l.wallClock())) })
 	}
 	for replica, spent := range inherited {
 		for text, n := range spent {
