@@ -27,7 +27,7 @@ func TestDeadAccount(t *testing.T) {
 			t.Errorf("%s: the set still has the account that it dropped", l.Name)
 		}
 		var h Hold
-		h.add(holdEntry{member: m, terms: &m.base, account: a, need: 1})
+		*h.add() = holdEntry{member: m, terms: &m.base, account: a, need: 1}
 		var alive bool
 		switch {
 		case l.Resource == Concurrent:

@@ -103,13 +103,13 @@ func (h *Hold) at(i int) *holdEntry {
 	return &h.spill[i-len(h.inline)]
 }
 
-func (h *Hold) add(e holdEntry) {
-	if h.n < len(h.inline) {
-		h.inline[h.n] = e
-	} else {
-		h.spill = append(h.spill, e)
+// add returns one entry more, which is empty.
+func (h *Hold) add() *holdEntry {
+	if h.n >= len(h.inline) {
+		h.spill = append(h.spill, holdEntry{})
 	}
 	h.n++
+	return h.at(h.n - 1)
 }
 
 // begin empties the hold and opens it.

@@ -169,6 +169,7 @@ func narrower(a, b matcher) int {
 // one that names keys or teams literally is filed under these names.
 type index struct {
 	matchers []matcher
+	untried  []matcher          // of each what being found does not say
 	byKey    map[string][]int32 // :: key id or name → positions of matchers
 	byTeam   map[string][]int32 // :: team → positions of matchers
 	rest     []int32
@@ -177,26 +178,28 @@ type index struct {
 func newIndex(matchers []matcher) index {
 	x := index{matchers: matchers, byKey: make(map[string][]int32), byTeam: make(map[string][]int32)}
 	for i, c := range matchers {
-		x.file(int32(i), c)
+		x.untried = append(x.untried, x.file(int32(i), c))
 	}
 	return x
 }
 
-func (x *index) file(i int32, c matcher) {
+// file returns what of c is to be tried on a subject that it is found for.
+func (x *index) file(i int32, c matcher) matcher {
 	for _, by := range []struct {
 		dim   Dimension
 		names map[string][]int32
 	}{{Key, x.byKey}, {Team, x.byTeam}} {
-		for _, f := range c {
+		for n, f := range c {
 			if f.dim == by.dim && f.literal() {
 				for _, p := range f.patterns {
 					by.names[p.text] = append(by.names[p.text], i)
 				}
-				return
+				return slices.Concat(c[:n], c[n+1:])
 			}
 		}
 	}
 	x.rest = append(x.rest, i)
+	return c
 }
 
 // appendMatching appends the positions of all that match s, in order.
@@ -220,7 +223,7 @@ func (x *index) appendOf(dst, candidates []int32, s *Subject) []int32 {
 		for at > 0 && dst[at-1] > i {
 			at--
 		}
-		if at > 0 && dst[at-1] == i || !x.matchers[i].match(s) {
+		if at > 0 && dst[at-1] == i || !x.untried[i].match(s) {
 			continue
 		}
 		dst = append(dst, 0)

@@ -113,6 +113,9 @@ func (l *Ledger) takeAll(h *Hold, t *Table, layer *layer, s *Subject, n Need, no
 	if t.ledger != l {
 		panic("accounting: the Table has not been applied to this Ledger")
 	}
+	if len(layer.groups) == 0 {
+		return nil
+	}
 	var buf [16]int32
 	for _, i := range layer.index.appendMatching(buf[:0], s) {
 		g := layer.groups[i]
@@ -144,7 +147,8 @@ func (l *Ledger) take(h *Hold, t *Table, g *group, s *Subject, n Need, now int64
 	for {
 		a := g.set.account(s, now)
 		for _, m := range g.members {
-			h.add(holdEntry{member: m, terms: m.termsOf(a, s, now), account: a, need: need, worst: worst})
+			e := h.add()
+			e.member, e.terms, e.account, e.need, e.worst = m, m.termsOf(a, s, now), a, need, worst
 		}
 		var r *Refusal
 		var alive bool
