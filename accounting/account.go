@@ -203,7 +203,7 @@ type window struct {
 	opened time.Time     // by a clock that nobody can set, if the store is shared …
 	left   time.Duration // … and how long it was to last then
 
-	syncing turn // one store call at a time; taken before the account's lock
+	syncing *turn // one store call at a time; taken before the account's lock
 
 	// ---
 	seq      uint64
@@ -217,18 +217,6 @@ type window struct {
 	others   int64 // escrowed to others, as the store last said
 	supply   supply
 }
-
-// turn is a lock that is held while a store is asked: who waits for it waits as
-// for the network, in virtual time too.
-type turn chan struct{}
-
-func newTurn() turn { return make(turn, 1) }
-
-// Lock implements sync.Locker.
-func (t turn) Lock() { t <- struct{}{} }
-
-// Unlock implements sync.Locker.
-func (t turn) Unlock() { <-t }
 
 // passed reports whether the window is over, and for so long, also by a clock that
 // nobody can set: until then a store that has lost it is told of it again.

@@ -33,7 +33,7 @@ func TestDeadAccount(t *testing.T) {
 		case l.Resource == Concurrent:
 			_, alive = new(Ledger).takePermit(&h, 0, new(Table), l.group(), a, s, now)
 		case l.Window == NoWindow:
-			_, alive = new(Ledger).takeRate(h.at(0), a, now)
+			_, alive = new(Ledger).takeRate(new(waiter), h.at(0), a, now)
 		default:
 			w, _ := a.openWindow(s, now)
 			alive = w != nil

@@ -349,7 +349,7 @@ func TestRestore(t *testing.T) {
 		t.Errorf("budgets after a restart (-want +got):\n%s", d)
 	}
 	s := &accounting.Subject{Teams: []string{"search"}, KeyID: "k|1", User: "u"}
-	if room, _ := l.Room(table, s, noon); room != usd(25) {
+	if room, _ := l.Room(new(accounting.Hold), table, s, noon); room != usd(25) {
 		t.Errorf("Room after a restart = %v, want %v", room, usd(25))
 	}
 	var h accounting.Hold
@@ -378,7 +378,7 @@ func TestRestoreRefuses(t *testing.T) {
 	if err := l.Restore(balances(intent("a", noon, 5, "usd|day@UTC|2026-11-03"), intent("b", late, 4, "usd|day@UTC|2026-12-03")), late); err != nil {
 		t.Fatal(err)
 	}
-	if room, _ := l.Room(table, subject("k", "t"), late); room != 6 {
+	if room, _ := l.Room(new(accounting.Hold), table, subject("k", "t"), late); room != 6 {
 		t.Errorf("Room = %v, want 6", room)
 	}
 }

@@ -40,8 +40,8 @@ func TestAllocs(t *testing.T) {
 	need := accounting.Need{USD: usd(5), Tokens: 1000}
 	call := func() {
 		mustAdmit(t, l, &h, table, s, need, noon)
-		l.Room(table, s, noon)
-		l.Clamp(table, s, need, noon)
+		l.Room(&h, table, s, noon)
+		l.Clamp(&h, table, s, need, noon)
 		l.Settle(&h, usd(3), 700, noon)
 	}
 	if n := testing.AllocsPerRun(1000, call); n != 0 {

@@ -92,7 +92,7 @@ func TestClamp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(t)
 			table := apply(t, l, c.limits...)
-			room, floor, ok := l.Clamp(table, subject("k", "t"), accounting.Need{USD: usd(50)}, noon)
+			room, floor, ok := l.Clamp(new(accounting.Hold), table, subject("k", "t"), accounting.Need{USD: usd(50)}, noon)
 			if ok != c.ok || ok && (room != usd(c.room) || floor != c.floor) {
 				t.Errorf("Clamp(50 cents) = %v, %v, %v; want %v, %v, %v", room, floor, ok, usd(c.room), c.floor, c.ok)
 			}
@@ -116,7 +116,7 @@ func TestClampersShareTheRoom(t *testing.T) {
 					return
 				}
 				n := accounting.Need{USD: usd(70)}
-				if room, _, ok := l.Clamp(table, s, n, noon); ok {
+				if room, _, ok := l.Clamp(new(accounting.Hold), table, s, n, noon); ok {
 					n.USD = max(0, room)
 				}
 				if l.TryReserve(&h, table, s, n, noon) == nil {

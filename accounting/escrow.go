@@ -375,9 +375,12 @@ func (p *pace) lasts(d time.Duration) int64 {
 // tend reports a window and asks for what it needs. What fails is told by sync,
 // and tried again the next time.
 func (l *Ledger) tend(a *account, w *window, ask wish) {
-	w.syncing.Lock()
-	defer w.syncing.Unlock()
-	_, _ = l.sync(a, w, l.termsNow(a, l.wallClock()), ask, l.wallClock())
+	var who waiter
+	if w.syncing.lock(&who) != nil {
+		return
+	}
+	defer w.syncing.unlock(&who)
+	_, _ = l.sync(&who, a, w, l.termsNow(a, l.wallClock()), ask, l.wallClock())
 }
 
 // termsNow is the limit of an account under the table that was applied last.
@@ -458,12 +461,15 @@ func (r *refill) of(m *member, t *terms) {
 // nothing more is granted. a.mu is held, but not while the store is asked. What
 // others have in hand may be idle: they are asked for it, and have a moment to
 // give it back.
-func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now int64) error {
+func (l *Ledger) refillLocked(who *waiter, a *account, w *window, t syncTerms, r refill, now int64) error {
 	began := l.steady()
 	a.mu.Unlock()
-	w.syncing.Lock()
-	defer w.syncing.Unlock()
+	err := w.syncing.lock(who)
 	a.mu.Lock()
+	if err != nil {
+		return err
+	}
+	defer w.syncing.unlock(who)
 	p := &w.supply
 	wait, patience := recallFor/21, recallFor // 1, 4, 16 of them
 	if p.dry > 0 && began-p.dry < int64(stillDryFor) && r.need >= p.dryNeed/2 {
@@ -484,7 +490,7 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now 
 			ask.recall = true
 		}
 		a.mu.Unlock()
-		granted, err := l.sync(a, w, t, ask, now)
+		granted, err := l.sync(who, a, w, t, ask, now)
 		a.mu.Lock()
 		switch {
 		case err != nil:
@@ -511,12 +517,12 @@ func (l *Ledger) refillLocked(a *account, w *window, t syncTerms, r refill, now 
 // secureLocked makes r fit in w, if it can: from what is in hand, by the store, unless
 // that has just failed with err, or by this ledger's own word. a.mu is held, but not
 // while the store is asked.
-func (l *Ledger) secureLocked(a *account, w *window, g *group, s *Subject, t *Table, r refill, err error, now int64) (fits bool, _ error) {
+func (l *Ledger) secureLocked(who *waiter, a *account, w *window, g *group, s *Subject, t *Table, r refill, err error, now int64) (fits bool, _ error) {
 	if w.fits(r.need, r.lowest) {
 		return true, err
 	}
 	if err == nil {
-		err = l.refillLocked(a, w, g.syncTerms(a, s, t, now), r, now)
+		err = l.refillLocked(who, a, w, g.syncTerms(a, s, t, now), r, now)
 	}
 	return w.fits(r.need, r.lowest) || err != nil && l.borrowLocked(w, r), err
 }
@@ -635,13 +641,16 @@ func (l *Ledger) leaveIn(d time.Duration) {
 }
 
 func (l *Ledger) reassert(a *account, w *window) error {
-	w.syncing.Lock()
-	defer w.syncing.Unlock()
+	var who waiter
+	if err := w.syncing.lock(&who); err != nil {
+		return err
+	}
+	defer w.syncing.unlock(&who)
 	a.mu.Lock()
 	w.known = false // the store's memory of it may be older than this process
 	ask := wish{mode: quota.NoGrants, others: w.supply.shares}
 	a.mu.Unlock()
-	if _, err := l.sync(a, w, l.termsNow(a, l.wallClock()), ask, l.wallClock()); err != nil && !errors.Is(err, errLost) {
+	if _, err := l.sync(&who, a, w, l.termsNow(a, l.wallClock()), ask, l.wallClock()); err != nil && !errors.Is(err, errLost) {
 		return err
 	}
 	return nil
@@ -654,7 +663,7 @@ func (l *Ledger) Close(ctx context.Context) error {
 	if !l.shared {
 		return nil
 	}
-	l.reportDropped(l.wallClock()) //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
+	l.reportDropped(new(waiter), l.wallClock()) //nolint:contextcheck // a store has a deadline of its own, and what was granted must be heard
 	g, going := errgroup.WithContext(ctx)
 	g.SetLimit(tending)
 	for _, k := range l.escrow.list() {
@@ -667,8 +676,11 @@ func (l *Ledger) Close(ctx context.Context) error {
 }
 
 func (t tended) close(l *Ledger) error {
-	t.window.syncing.Lock()
-	defer t.window.syncing.Unlock()
-	_, err := l.sync(t.account, t.window, syncTerms{}, wish{mode: quota.Close}, l.wallClock())
+	var who waiter
+	if err := t.window.syncing.lock(&who); err != nil {
+		return err
+	}
+	defer t.window.syncing.unlock(&who)
+	_, err := l.sync(&who, t.account, t.window, syncTerms{}, wish{mode: quota.Close}, l.wallClock())
 	return err
 }

@@ -205,7 +205,7 @@ func TestExpectedClamp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(t)
 			table := apply(t, l, c.limits...)
-			room, floor, ok := l.Clamp(table, subject("k", "search"), accounting.Need{USD: usd(40), Expected: usd(5)}, noon)
+			room, floor, ok := l.Clamp(new(accounting.Hold), table, subject("k", "search"), accounting.Need{USD: usd(40), Expected: usd(5)}, noon)
 			if ok != c.ok || ok && (room != usd(c.room) || floor != 16) {
 				t.Errorf("Clamp = %v, %v, %v; want %v, 16, %v", room, floor, ok, usd(c.room), c.ok)
 			}
@@ -222,7 +222,7 @@ func TestExpectedAllocs(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() {
 		l.Expected(table, s)
 		n := accounting.Need{USD: 40, Expected: 5}
-		l.Clamp(table, s, n, noon)
+		l.Clamp(&h, table, s, n, noon)
 		mustAdmit(t, l, &h, table, s, n, noon)
 		l.Settle(&h, 30, 0, noon)
 	}); n != 0 {

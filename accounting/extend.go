@@ -41,12 +41,13 @@ func (l *Ledger) Extend(h *Hold, s *Subject, more money.NanoUSD, now time.Time) 
 	l.mu.Lock()
 	t := l.table
 	l.mu.Unlock()
+	var who waiter
 	for i := range h.n {
 		e := h.at(i)
 		if e.member.Resource != USD || !e.booked {
 			continue
 		}
-		if r := l.extend(e, t, s, int64(more), now.UnixNano()); r != nil {
+		if r := l.extend(&who, e, t, s, int64(more), now.UnixNano()); r != nil {
 			for k := range i {
 				if e := h.at(k); e.member.Resource == USD && e.booked {
 					e.shrink(int64(more))
@@ -66,7 +67,7 @@ func (l *Ledger) Extend(h *Hold, s *Subject, more money.NanoUSD, now time.Time) 
 }
 
 // extend holds more on the account of e.
-func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Refusal {
+func (l *Ledger) extend(who *waiter, e *holdEntry, t *Table, s *Subject, more, now int64) *Refusal {
 	a, w := e.account, e.window
 	g := t.groupOf(a.set)
 	a.mu.Lock()
@@ -86,7 +87,7 @@ func (l *Ledger) extend(e *holdEntry, t *Table, s *Subject, more, now int64) *Re
 		}
 	}
 	if lowest.member != nil {
-		if fits, err := l.secureLocked(a, w, g, s, t, ask, nil, now); !fits {
+		if fits, err := l.secureLocked(who, a, w, g, s, t, ask, nil, now); !fits {
 			lowest.used, lowest.reserved = w.used(), w.reserved()
 			return lowest.refuseWindow(err, now)
 		}

@@ -12,6 +12,7 @@ type Hold struct {
 	open     bool
 	reserved bool // Reserve is done
 	need     Need
+	waiter   waiter // for the store, until the call is admitted
 	n        int
 	inline   [16]holdEntry
 	spill    []holdEntry // entries beyond inline
@@ -115,7 +116,7 @@ func (h *Hold) add() *holdEntry {
 // begin empties the hold and opens it.
 func (h *Hold) begin() {
 	h.truncate(0)
-	h.open, h.reserved, h.need = true, false, Need{}
+	h.open, h.reserved, h.need, h.waiter = true, false, Need{}, waiter{}
 }
 
 // truncate drops the entries from n on, and what they point to.

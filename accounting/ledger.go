@@ -59,7 +59,7 @@ type Ledger struct {
 	version  atomic.Uint64 // of the last table that was applied
 	escrow   escrow        // what Run looks after
 
-	reporting turn // of dropped; taken before any account's lock
+	reporting *turn // of dropped; taken before any account's lock
 	dropped   dropped
 
 	mu    sync.Mutex
@@ -220,9 +220,12 @@ func (l *Ledger) reopen(aw *accountWindow, now int64) error {
 	a.mu.Lock()
 	a.partial = true
 	a.mu.Unlock()
-	w.syncing.Lock()
-	defer w.syncing.Unlock()
-	if _, err := l.sync(a, w, syncTerms{}, wish{}, now); err != nil && !errors.Is(err, errLost) { // a store that learns grants later
+	var who waiter
+	if err := w.syncing.lock(&who); err != nil {
+		return err
+	}
+	defer w.syncing.unlock(&who)
+	if _, err := l.sync(&who, a, w, syncTerms{}, wish{}, now); err != nil && !errors.Is(err, errLost) { // a store that learns grants later
 		return err
 	}
 	return nil
@@ -249,7 +252,7 @@ var errLost = fmt.Errorf("%w: it may have lost what it granted, and grants nothi
 
 // sync reports a window to the store and asks for what the wish lacks. It returns
 // how much more was granted. w.syncing is held.
-func (l *Ledger) sync(a *account, w *window, t syncTerms, ask wish, now int64) (granted int64, err error) {
+func (l *Ledger) sync(who *waiter, a *account, w *window, t syncTerms, ask wish, now int64) (granted int64, err error) {
 	a.mu.Lock()
 	w.seq++
 	s := quota.Sync{
@@ -277,11 +280,13 @@ func (l *Ledger) sync(a *account, w *window, t syncTerms, ask wish, now int64) (
 	}
 	a.mu.Unlock()
 
+	began := l.steady()
 	st, err := l.store.Sync(context.Background(), s)
 	if err == nil && st.Lost {
 		err = errLost
 	}
 	l.answered(err)
+	who.ended(err, l.steady()-began)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err != nil {
@@ -331,16 +336,22 @@ func (l *Ledger) answered(err error) {
 
 // reportDropped tells the store what was spent in windows that are no longer
 // here. One that it cannot be told of waits for the next time.
-func (l *Ledger) reportDropped(now int64) {
-	l.reporting.Lock()
-	defer l.reporting.Unlock()
+func (l *Ledger) reportDropped(who *waiter, now int64) {
+	if l.reporting.lock(who) != nil {
+		return
+	}
+	defer l.reporting.unlock(who)
 	for _, w := range l.dropped.take() {
 		// Nobody holds a part of it or finds it any more.
 		ask := wish{}
 		if l.shared {
 			ask.mode = quota.Close
 		}
-		if _, err := l.sync(new(account), w, syncTerms{}, ask, now); err != nil {
+		err := who.vain
+		if err == nil {
+			_, err = l.sync(who, new(account), w, syncTerms{}, ask, now)
+		}
+		if err != nil {
 			l.dropped.add(w)
 		}
 	}
@@ -397,6 +408,7 @@ func (l *Ledger) Budgets(now time.Time) []Budget {
 		return nil
 	}
 	var list []Budget
+	var who waiter
 	for _, g := range t.budgets.groups {
 		accounts := g.set.all()
 		slices.SortFunc(accounts, func(a, b *account) int { return strings.Compare(a.text, b.text) })
@@ -410,7 +422,7 @@ func (l *Ledger) Budgets(now time.Time) []Budget {
 				a.mu.Lock()
 				w := a.windowLocked(now.UnixNano())
 				if w == nil && a == g.set.only {
-					w, _ = l.windowLocked(a, &a.subject, now.UnixNano()) // what is known will do
+					w, _ = l.windowLocked(&who, a, &a.subject, now.UnixNano()) // what is known will do
 				}
 				if w == nil { // no call in it yet
 					w = newWindow(a.text, g.window.At(now, g.zone))

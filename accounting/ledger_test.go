@@ -291,7 +291,7 @@ func TestOverdraft(t *testing.T) {
 	if d := cmp.Diff(want, budgets(l, noon)); d != "" {
 		t.Errorf("budgets (-want +got):\n%s", d)
 	}
-	if room, ok := l.Room(table, s, noon); room != usd(-20) || !ok {
+	if room, ok := l.Room(new(accounting.Hold), table, s, noon); room != usd(-20) || !ok {
 		t.Errorf("Room = %v, %v, want %v, true", room, ok, usd(-20))
 	}
 	l.Settle(&b, usd(30), 0, noon)
@@ -365,7 +365,7 @@ func TestSharedAccount(t *testing.T) {
 	if code(r) != accounting.BudgetInsufficient || r.Limit.Name != "low" || r.Amount != cents(60) {
 		t.Errorf("call of 21 cents = %+v, want %v by low", r, accounting.BudgetInsufficient)
 	}
-	if room, _ := l.Room(table, s, noon); room != usd(20) {
+	if room, _ := l.Room(new(accounting.Hold), table, s, noon); room != usd(20) {
 		t.Errorf("Room = %v, want %v", room, usd(20))
 	}
 }
@@ -470,7 +470,7 @@ func TestOverrides(t *testing.T) {
 		"key before team among glob": {accounting.Subject{KeyID: "prod-9", Teams: []string{"sales"}}, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if room, _ := l.Room(table, &c.s, noon); room != usd(c.want) {
+			if room, _ := l.Room(new(accounting.Hold), table, &c.s, noon); room != usd(c.want) {
 				t.Errorf("Room of %+v = %v, want %v", c.s, room, usd(c.want))
 			}
 			var h accounting.Hold
@@ -583,7 +583,7 @@ func TestEach(t *testing.T) {
 		if d := cmp.Diff(want, budgets(l, noon)); d != "" {
 			t.Errorf("budgets (-want +got):\n%s", d)
 		}
-		if room, _ := l.Room(table, &accounting.Subject{User: "c"}, noon); room != usd(80) {
+		if room, _ := l.Room(new(accounting.Hold), table, &accounting.Subject{User: "c"}, noon); room != usd(80) {
 			t.Errorf("Room of a user among others = %v, want %v: overrides are for accounts of one's own", room, usd(80))
 		}
 		spend("c", noon.AddDate(0, 0, 1))

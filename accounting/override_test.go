@@ -45,7 +45,7 @@ func TestOverrideUntil(t *testing.T) {
 				now  time.Time
 				want int64
 			}{{noon, c.before}, {end.Add(-1), c.before}, {end, c.after}, {end.Add(30 * time.Minute), c.after}} {
-				if room, _ := l.Room(table, s, step.now); room != usd(step.want-spent) {
+				if room, _ := l.Room(new(accounting.Hold), table, s, step.now); room != usd(step.want-spent) {
 					t.Errorf("Room at %v = %v, want %v", step.now, room, usd(step.want-spent))
 				}
 				if got := code(admit(l, &h, table, s, accounting.Need{USD: usd(step.want-spent) + 1}, step.now)); got != accounting.BudgetInsufficient {
@@ -81,7 +81,7 @@ func TestOverrideForEveryone(t *testing.T) {
 				t.Errorf("%s: Budgets = %+v, want a limit of %v by the override", name, b, usd(80))
 			}
 		}
-		if room, _ := l.Room(table, &accounting.Subject{User: "b"}, noon.Add(time.Hour)); room != usd(50) {
+		if room, _ := l.Room(new(accounting.Hold), table, &accounting.Subject{User: "b"}, noon.Add(time.Hour)); room != usd(50) {
 			t.Errorf("%s: Room at its end = %v, want %v", name, room, usd(50))
 		}
 	}

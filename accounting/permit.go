@@ -27,7 +27,7 @@ type pool struct {
 	account *account
 	id      quota.Key
 
-	asking turn // one store call at a time; taken before the account's lock
+	asking *turn // one store call at a time; taken before the account's lock
 
 	// ---
 	kept   bool // Run looks after it
@@ -54,7 +54,7 @@ func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, 
 	if l.shared {
 		ask := h.refill(first)
 		if at = l.steady(); a.pool == nil || !a.pool.kept || !a.pool.fits(ask.lowest, at) {
-			err = l.permitLocked(a, ask.lowest, g.syncTerms(a, s, t, now).limit)
+			err = l.permitLocked(&h.waiter, a, ask.lowest, g.syncTerms(a, s, t, now).limit)
 			at = l.steady()
 		}
 		others = a.pool.others
@@ -85,7 +85,7 @@ func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, 
 // is, or there are no more. Those of others may be idle: they are asked for them,
 // and have a moment to give them back. a.mu is held, but not while the store is
 // asked.
-func (l *Ledger) permitLocked(a *account, lowest, limit int64) error {
+func (l *Ledger) permitLocked(who *waiter, a *account, lowest, limit int64) error {
 	p := a.pool
 	if p == nil {
 		p = &pool{account: a, id: quota.Key{Account: a.text}, asking: newTurn()}
@@ -99,14 +99,17 @@ func (l *Ledger) permitLocked(a *account, lowest, limit int64) error {
 		return nil
 	}
 	a.mu.Unlock()
-	p.asking.Lock()
-	defer p.asking.Unlock()
+	err := p.asking.lock(who)
 	a.mu.Lock()
+	if err != nil {
+		return err
+	}
+	defer p.asking.unlock(who)
 	for wait := recallFor / 31; !p.fits(lowest, l.steady()); wait *= 2 {
 		if l.steady() < p.dry {
 			return nil
 		}
-		if err := l.askPermitsLocked(p, a.permits+1, limit, true); err != nil {
+		if err := l.askPermitsLocked(who, p, a.permits+1, limit, true); err != nil {
 			return err
 		}
 		switch {
@@ -138,7 +141,7 @@ func (p *pool) use(now int64) {
 
 // askPermitsLocked tells the store what is in use, and asks for want in all.
 // p.asking is held, and a.mu, but not while the store is asked.
-func (l *Ledger) askPermitsLocked(p *pool, want, limit int64, recall bool) error {
+func (l *Ledger) askPermitsLocked(who *waiter, p *pool, want, limit int64, recall bool) error {
 	a := p.account
 	for {
 		p.seq++
@@ -152,6 +155,7 @@ func (l *Ledger) askPermitsLocked(p *pool, want, limit int64, recall bool) error
 		began := l.steady()
 		got, err := l.store.Permit(context.Background(), ask)
 		l.answered(err)
+		who.ended(err, l.steady()-began)
 		a.mu.Lock()
 		if err != nil {
 			return err
@@ -188,12 +192,15 @@ func (p *pool) due(l *Ledger) (call func()) {
 // tell reports what is in use, and keeps at most want.
 func (p *pool) tell(l *Ledger, want int64) error {
 	limit := l.termsNow(p.account, l.wallClock()).limit
-	p.asking.Lock()
-	defer p.asking.Unlock()
+	var who waiter
+	if err := p.asking.lock(&who); err != nil {
+		return err
+	}
+	defer p.asking.unlock(&who)
 	a := p.account
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return l.askPermitsLocked(p, max(a.permits, min(want, p.mine)), limit, false)
+	return l.askPermitsLocked(&who, p, max(a.permits, min(want, p.mine)), limit, false)
 }
 
 // recall implements kept.

@@ -24,7 +24,7 @@ type vended struct {
 	account *account
 	id      quota.Key
 
-	asking turn // one store call at a time; taken before the account's lock
+	asking *turn // one store call at a time; taken before the account's lock
 
 	// ---
 	pace
@@ -52,7 +52,7 @@ func micros(nanos int64) int64 { return nanos/1000 + min(1, nanos%1000) }
 
 // takeRate takes from a bucket. A shadow rate books only what it would have
 // let through: what enforcing it would have refused puts nobody into debt.
-func (l *Ledger) takeRate(e *holdEntry, a *account, now int64) (r *Refusal, alive bool) {
+func (l *Ledger) takeRate(who *waiter, e *holdEntry, a *account, now int64) (r *Refusal, alive bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.dead {
@@ -62,7 +62,7 @@ func (l *Ledger) takeRate(e *holdEntry, a *account, now int64) (r *Refusal, aliv
 	var wait int64
 	var err error
 	if l.shared {
-		wait, err = l.vendLocked(e, a)
+		wait, err = l.vendLocked(who, e, a)
 	} else {
 		e.used = b.used(a.tat, now)
 		wait = b.take(&a.tat, e.need, now)
@@ -84,7 +84,7 @@ func (l *Ledger) takeRate(e *holdEntry, a *account, now int64) (r *Refusal, aliv
 
 // vendLocked takes what a call needs from what is in hand, or else asks the store
 // for it. a.mu is held, but not while the store is asked.
-func (l *Ledger) vendLocked(e *holdEntry, a *account) (wait int64, err error) {
+func (l *Ledger) vendLocked(who *waiter, e *holdEntry, a *account) (wait int64, err error) {
 	b, v := &e.terms.bucket, a.vended
 	if v == nil {
 		v = &vended{account: a, id: quota.Key{Account: a.text + a.set.again}, asking: newTurn()}
@@ -102,17 +102,20 @@ func (l *Ledger) vendLocked(e *holdEntry, a *account) (wait int64, err error) {
 	}
 	v.lacking += need
 	a.mu.Unlock()
-	v.asking.Lock()
+	err = v.asking.lock(who)
 	a.mu.Lock()
-	defer func() {
-		v.lacking -= need
-		v.asking.Unlock()
-	}()
+	defer func() { v.lacking -= need }()
+	if err == nil {
+		defer v.asking.unlock(who)
+	}
 	// Who asked meanwhile has asked for all that wait.
 	if wait, known := v.tryLocked(need, l.steady()); known {
 		return wait, nil
 	}
-	wait, err = l.askRateLocked(v, max(need, v.lacking)+v.ahead(), need)
+	if err != nil {
+		return 0, err
+	}
+	wait, err = l.askRateLocked(who, v, max(need, v.lacking)+v.ahead(), need)
 	switch {
 	case err != nil:
 		return 0, err
@@ -163,7 +166,7 @@ func (v *vended) ahead() int64 {
 
 // askRateLocked reports to the store, and asks for want, or else for need. v.asking
 // is held, and a.mu, but not while the store is asked.
-func (l *Ledger) askRateLocked(v *vended, want, need int64) (wait int64, err error) {
+func (l *Ledger) askRateLocked(who *waiter, v *vended, want, need int64) (wait int64, err error) {
 	a := v.account
 	for {
 		v.seq++
@@ -175,6 +178,7 @@ func (l *Ledger) askRateLocked(v *vended, want, need int64) (wait int64, err err
 		began := l.steady()
 		got, err := l.store.Take(context.Background(), t)
 		l.answered(err)
+		who.ended(err, l.steady()-began)
 		a.mu.Lock()
 		if err != nil {
 			v.unsure = true
@@ -249,11 +253,14 @@ func (v *vended) due(l *Ledger) (call func()) {
 }
 
 func (v *vended) tell(l *Ledger, want int64) error {
-	v.asking.Lock()
-	defer v.asking.Unlock()
+	var who waiter
+	if err := v.asking.lock(&who); err != nil {
+		return err
+	}
+	defer v.asking.unlock(&who)
 	v.account.mu.Lock()
 	defer v.account.mu.Unlock()
-	_, err := l.askRateLocked(v, want, 0)
+	_, err := l.askRateLocked(&who, v, want, 0)
 	return err
 }
 

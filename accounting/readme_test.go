@@ -92,7 +92,7 @@ func moreCalls(t *testing.T, w io.Writer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	room, floor, ok := l.Clamp(table, s, accounting.Need{USD: asked}, now)
+	room, floor, ok := l.Clamp(new(accounting.Hold), table, s, accounting.Need{USD: asked}, now)
 	if !ok {
 		t.Fatal("the call is not clamped")
 	}

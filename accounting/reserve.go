@@ -158,7 +158,7 @@ func (l *Ledger) take(h *Hold, t *Table, g *group, s *Subject, n Need, now int64
 		case g.resource == Concurrent:
 			r, alive = l.takePermit(h, first, t, g, a, s, now)
 		default:
-			r, alive = l.takeRate(h.at(first), a, now)
+			r, alive = l.takeRate(&h.waiter, h.at(first), a, now)
 		}
 		if alive {
 			return r
@@ -205,14 +205,14 @@ func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, 
 	ask := h.refill(first)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	w, err := l.windowLocked(a, s, now)
+	w, err := l.windowLocked(&h.waiter, a, s, now)
 	if w == nil {
 		return nil, false
 	}
 	if a.partial {
 		a.subject, a.partial = *s, false
 	}
-	fits, err := l.secureLocked(a, w, g, s, t, ask, err, now)
+	fits, err := l.secureLocked(&h.waiter, a, w, g, s, t, ask, err, now)
 	refused := h.judge(first, func(e *holdEntry) bool {
 		e.window, e.used, e.reserved = w, w.used(), w.reserved()
 		if e.member.Mode == Enforce {
@@ -230,7 +230,7 @@ func (l *Ledger) takeWindow(h *Hold, first int, t *Table, g *group, a *account, 
 
 // windowLocked returns the window of a that now is in, opened if need be; nil
 // if the account is dead. a.mu is held, but not while a store is asked.
-func (l *Ledger) windowLocked(a *account, s *Subject, now int64) (*window, error) {
+func (l *Ledger) windowLocked(who *waiter, a *account, s *Subject, now int64) (*window, error) {
 	if a.dead {
 		return nil, nil
 	}
@@ -243,17 +243,20 @@ func (l *Ledger) windowLocked(a *account, s *Subject, now int64) (*window, error
 	if !fresh {
 		return w, nil
 	}
-	l.reportDropped(now)
-	w.syncing.Lock()
-	defer w.syncing.Unlock()
-	_, err := l.sync(a, w, syncTerms{}, wish{}, now)
+	l.reportDropped(who, now)
+	if err := w.syncing.lock(who); err != nil {
+		return w, err
+	}
+	defer w.syncing.unlock(who)
+	_, err := l.sync(who, a, w, syncTerms{}, wish{}, now)
 	return w, err
 }
 
 // Room is limit − spent − reserved of the tightest enforced budget that
-// matches s, less than zero after an overdraft; ok is false if none matches.
-func (l *Ledger) Room(t *Table, s *Subject, now time.Time) (room money.NanoUSD, ok bool) {
-	l.eachLeft(t, s, now, func(_ *group, _ *member, left money.NanoUSD) {
+// matches s, less than zero after an overdraft; ok is false if none matches. It may
+// wait for the store as a part of the call of h.
+func (l *Ledger) Room(h *Hold, t *Table, s *Subject, now time.Time) (room money.NanoUSD, ok bool) {
+	l.eachLeft(&h.waiter, t, s, now, func(_ *group, _ *member, left money.NanoUSD) {
 		if !ok || left < room {
 			room, ok = left, true
 		}
@@ -263,11 +266,12 @@ func (l *Ledger) Room(t *Table, s *Subject, now time.Time) (room money.NanoUSD, 
 
 // Clamp says to what the output cap of a call of s that needs n can be lowered
 // in place of a refusal: its worst case to room, the cap not below floor. ok is
-// false if n fits, or if a budget that it does not fit does not allow it.
-func (l *Ledger) Clamp(t *Table, s *Subject, n Need, now time.Time) (room money.NanoUSD, floor money.Tokens, ok bool) {
+// false if n fits, or if a budget that it does not fit does not allow it. It waits as
+// Room does.
+func (l *Ledger) Clamp(h *Hold, t *Table, s *Subject, n Need, now time.Time) (room money.NanoUSD, floor money.Tokens, ok bool) {
 	clamps := true
 	room = maxAmount
-	l.eachLeft(t, s, now, func(g *group, m *member, left money.NanoUSD) {
+	l.eachLeft(&h.waiter, t, s, now, func(g *group, m *member, left money.NanoUSD) {
 		if need, _ := g.need(n); int64(left) < need {
 			room, floor = min(room, left), max(floor, m.ClampFloor)
 			clamps = clamps && m.ClampFloor > 0
@@ -290,7 +294,7 @@ func (l *Ledger) Expected(t *Table, s *Subject) bool {
 
 // eachLeft tells what every enforced budget that matches s has left: limit − spent
 // − reserved.
-func (l *Ledger) eachLeft(t *Table, s *Subject, now time.Time, tell func(g *group, m *member, left money.NanoUSD)) {
+func (l *Ledger) eachLeft(who *waiter, t *Table, s *Subject, now time.Time, tell func(g *group, m *member, left money.NanoUSD)) {
 	at := now.UnixNano()
 	var buf [16]int32
 	for _, i := range t.budgets.index.appendMatching(buf[:0], s) {
@@ -298,7 +302,7 @@ func (l *Ledger) eachLeft(t *Table, s *Subject, now time.Time, tell func(g *grou
 		if !g.enforced {
 			continue
 		}
-		used, a := l.inUse(g, s, at)
+		used, a := l.inUse(who, g, s, at)
 		for _, m := range g.members {
 			if m.Mode == Enforce {
 				tell(g, m, money.NanoUSD(m.termsOf(a, s, at).amount-used))
@@ -308,12 +312,12 @@ func (l *Ledger) eachLeft(t *Table, s *Subject, now time.Time, tell func(g *grou
 }
 
 // inUse is what is spent and reserved on the account of s, and that account.
-func (l *Ledger) inUse(g *group, s *Subject, now int64) (int64, *account) {
+func (l *Ledger) inUse(who *waiter, g *group, s *Subject, now int64) (int64, *account) {
 	for {
 		a := g.set.account(s, now)
 		a.mu.Lock()
 		// A store that does not answer leaves what is known; Reserve will say so.
-		w, _ := l.windowLocked(a, s, now)
+		w, _ := l.windowLocked(who, a, s, now)
 		if w == nil {
 			a.mu.Unlock()
 			continue

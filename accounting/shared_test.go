@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -26,6 +27,10 @@ type reach struct {
 	down  atomic.Bool
 	mute  atomic.Bool // calls arrive, and are not answered
 	calls atomic.Int64
+
+	silent   atomic.Bool // calls do not arrive, and fail after storeDeadline …
+	breakers int         // … and then at once, all that are for one of so many servers; 0 = each waits
+	broken   [16]atomic.Bool
 }
 
 // storeTrip is how long a store call takes, there and back.
@@ -33,24 +38,44 @@ const storeTrip = 500 * time.Microsecond
 
 var errDown = fmt.Errorf("%w: no answer", quota.ErrUnavailable)
 
-func (r *reach) ask() error {
+func (r *reach) ask(k quota.Key) error {
 	r.calls.Add(1)
+	var server int
+	if r.breakers > 0 {
+		server = int(crc32.ChecksumIEEE([]byte(k.Account))) % r.breakers
+	}
+	if r.broken[server].Load() {
+		return errDown
+	}
 	time.Sleep(storeTrip)
+	if r.silent.Load() {
+		time.Sleep(storeDeadline - storeTrip)
+		r.broken[server].Store(r.breakers > 0 && r.silent.Load())
+		return errDown
+	}
 	if r.down.Load() {
 		return errDown
 	}
 	return nil
 }
 
+// speak ends a silence.
+func (r *reach) speak() {
+	r.silent.Store(false)
+	for i := range r.broken {
+		r.broken[i].Store(false)
+	}
+}
+
 func (r *reach) Sync(ctx context.Context, s quota.Sync) (quota.State, error) {
-	if err := r.ask(); err != nil {
+	if err := r.ask(s.Key); err != nil {
 		return quota.State{}, err
 	}
 	return r.Store.Sync(ctx, s)
 }
 
 func (r *reach) Take(ctx context.Context, t quota.Take) (quota.Taken, error) {
-	if err := r.ask(); err != nil {
+	if err := r.ask(t.Key); err != nil {
 		return quota.Taken{}, err
 	}
 	taken, err := r.Store.Take(ctx, t)
@@ -61,7 +86,7 @@ func (r *reach) Take(ctx context.Context, t quota.Take) (quota.Taken, error) {
 }
 
 func (r *reach) Permit(ctx context.Context, p quota.Permits) (quota.Permitted, error) {
-	if err := r.ask(); err != nil {
+	if err := r.ask(p.Key); err != nil {
 		return quota.Permitted{}, err
 	}
 	return r.Store.Permit(ctx, p)

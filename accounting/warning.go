@@ -168,7 +168,7 @@ func (l *Ledger) warn(r *reached, now time.Time, raise func(*record.Record) erro
 		return nil // dropped meanwhile: the next time opens it
 	}
 	if fresh {
-		l.reportDropped(now.UnixNano())
+		l.reportDropped(new(waiter), now.UnixNano())
 	}
 	if mine, err := l.claim(a, w, now.UnixNano()); err != nil || !mine {
 		return err
@@ -195,15 +195,18 @@ func (l *Ledger) warn(r *reached, now time.Time, raise func(*record.Record) erro
 // claim holds the right to raise the warning that w is about. Others that ask
 // meanwhile are told nothing, and ask again.
 func (l *Ledger) claim(a *account, w *window, now int64) (mine bool, err error) {
-	w.syncing.Lock()
-	defer w.syncing.Unlock()
+	var who waiter
+	if err := w.syncing.lock(&who); err != nil {
+		return false, err
+	}
+	defer w.syncing.unlock(&who)
 	a.mu.Lock()
 	taken := w.used() > 0 || w.held > 0
 	a.mu.Unlock()
 	if taken {
 		return false, nil
 	}
-	if _, err := l.sync(a, w, syncTerms{limit: 1, version: 1}, wish{need: 1}, now); err != nil {
+	if _, err := l.sync(&who, a, w, syncTerms{limit: 1, version: 1}, wish{need: 1}, now); err != nil {
 		return false, err
 	}
 	a.mu.Lock()

@@ -134,7 +134,7 @@ func (s *Stream) clamp(now time.Time) bool {
 	if s.terms.Price == nil || s.maxOut == 0 {
 		return false
 	}
-	room, floor, ok := s.p.cfg.Ledger.Clamp(s.snap.Limits, &s.subject, s.need(), now)
+	room, floor, ok := s.p.cfg.Ledger.Clamp(&s.hold, s.snap.Limits, &s.subject, s.need(), now)
 	if !ok {
 		return false
 	}
@@ -222,7 +222,7 @@ func (s *Stream) bound(now time.Time) Action {
 			return a
 		}
 	}
-	room, budgeted := s.p.cfg.Ledger.Room(s.snap.Limits, &s.subject, now)
+	room, budgeted := s.p.cfg.Ledger.Room(&s.hold, s.snap.Limits, &s.subject, now)
 	what := s.unbounded()
 	if s.boundless = what != ""; s.boundless && budgeted {
 		return s.refuse(CostUnbounded, now, what+", so its cost has no bound, and an enforced budget covers it")
