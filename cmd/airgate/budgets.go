@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/csv"
 	"fmt"
 	"net/url"
@@ -59,13 +60,17 @@ func (o *toldOverride) String() string {
 
 func newBudgets(t *terminal, f *flags) *cobra.Command {
 	r := reader{journal: true}
+	var w watching
 	cmd := &cobra.Command{
 		Use: "budgets [NAME]", Short: "Every budget, or one: limit, spent, reserved, forecast, when it is renewed",
 		Long: "Shows every account of every budget. FORECAST_USD is what its window will have cost at its end if it goes on\n" +
 			"at the pace of the window so far; a window that has just begun (its first twenty-fourth), or has no end, has\n" +
 			"none. EXHAUSTS_AT is when the limit is reached at that pace, if that is in this window. With a name it shows\n" +
 			"the accounts of that budget in full, with what is to be said about them. With --offline it does\n" +
-			"without the records database, if need be: the journal has what was spent.",
+			"without the records database, if need be: the journal has what was spent.\n\n" +
+			"With --watch it shows the table, of all or of one, every second, with what is left, how long calls go on\n" +
+			"without the shared quota store, and USD_PER_MINUTE: the mean of the last minute, as far as it was seen. In a\n" +
+			"terminal it draws over the table before. An answer that fails later on is said, and asked for again.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usageFault(fmt.Errorf("unexpected argument %q: one budget, or none for all", args[1]))
@@ -73,9 +78,20 @@ func newBudgets(t *terminal, f *flags) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := w.check(cmd, &r); err != nil {
+				return err
+			}
 			path := "/api/v1/budgets"
 			if len(args) > 0 {
 				path += "?" + url.Values{"name": args}.Encode()
+			}
+			if w.on {
+				ask := func(ctx context.Context) ([]toldBudget, error) {
+					var out struct{ Budgets []toldBudget }
+					_, err := r.get(ctx, path, &out)
+					return out.Budgets, err
+				}
+				return (&watch{out: t, ask: ask, of: "the airgate at " + r.server, every: w.every, screen: t.isScreen()}).run(cmd.Context())
 			}
 			var out struct{ Budgets []toldBudget }
 			body, err := r.get(cmd.Context(), path, &out)
@@ -102,6 +118,7 @@ func newBudgets(t *terminal, f *flags) *cobra.Command {
 	}
 	r.add(cmd, f, "table", "json", "csv")
 	r.addOffline(cmd)
+	w.add(cmd)
 	cmd.AddCommand(newBudgetsRaise(t, f))
 	return cmd
 }
@@ -116,6 +133,14 @@ func (b *toldBudget) forecast() string {
 	}
 	const cent = money.USD / 100
 	return ((*b.Forecast + cent/2) / cent * cent).String()
+}
+
+// withoutStore is for how long calls go on while the shared quota store is down.
+func (b *toldBudget) withoutStore() string {
+	if b.Autonomy == nil {
+		return "-"
+	}
+	return (time.Duration(*b.Autonomy) * time.Second).String()
 }
 
 func instant(t *time.Time, none string) string {
@@ -148,8 +173,7 @@ func tellBudget(t *terminal, o *format, accounts []toldBudget, now time.Time) er
 			{"reset", instant(b.Reset, "never")},
 		}
 		if b.Autonomy != nil {
-			d := time.Duration(*b.Autonomy) * time.Second
-			rows = append(rows, []string{"without_store", d.String() + " at the pace of the last seconds"})
+			rows = append(rows, []string{"without_store", b.withoutStore() + " at the pace of the last seconds"})
 		}
 		for i := range b.Overrides {
 			rows = append(rows, []string{"override", b.Overrides[i].String()})
