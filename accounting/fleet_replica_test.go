@@ -102,6 +102,7 @@ type life struct {
 	over     chan struct{} // closed as it is stopped, or dies
 	end      sync.Once
 	dead     atomic.Bool
+	ended    atomic.Bool // dead, or closed
 	safe     atomic.Bool // nothing ends it any more
 	ops      int         // changes of the disk, whose lock guards it
 	journal  *journal.Journal
@@ -133,6 +134,7 @@ func (r *replica) live() (closed bool) {
 		if serves && !l.dead.Load() {
 			l.journal.Retire()
 			if err := l.ledger.Close(context.Background()); err == nil {
+				l.ended.Store(true)
 				_, err = l.journal.Append(accounting.QuotaClosed(r.now(), l.journal.Writer()))
 				if err != nil && !l.dead.Load() {
 					r.f.problem("%s cannot record that it has closed: %v", r.name, err)
@@ -183,6 +185,7 @@ func (l *life) die() {
 	if l.dead.Swap(true) {
 		return
 	}
+	l.ended.Store(true)
 	l.f.mu.Lock()
 	l.f.parallel -= l.parallel
 	l.parallel = 0
@@ -269,6 +272,7 @@ func (l *life) join(ctx context.Context, running *sync.WaitGroup) bool {
 	if err != nil {
 		return l.failed("ledger", err)
 	}
+	f.store.add(l)
 	f.mu.Lock()
 	config := f.config
 	r.life = l

@@ -36,6 +36,15 @@ type fleetStore struct {
 	named  map[string]bool   // somebody remembers them
 	before map[holding]int64 // what those had who may be gone
 	losses []time.Time
+
+	lives map[string]*life    // :: replica.incarnation
+	own   map[holding]ownWord // by its own calls
+}
+
+// ownWord is the newest that a replica has said of itself, or was granted, also what
+// the store has lost since.
+type ownWord struct {
+	granted, returned, spent int64
 }
 
 // holding is whose part of what.
@@ -54,9 +63,17 @@ const (
 func newFleetStore(f *fleet) *fleetStore {
 	s := &fleetStore{
 		f: f, mem: memory.New(), keys: map[quota.Key]bool{}, pools: map[quota.Key]bool{}, owners: map[string]chan quota.Key{}, lived: map[string]time.Time{},
+		lives: map[string]*life{}, own: map[holding]ownWord{},
 	}
 	s.learnLocked() // nobody has been here before
 	return s
+}
+
+// add makes a process known that will call.
+func (s *fleetStore) add(l *life) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lives[l.journal.Writer()] = l
 }
 
 func (s *fleetStore) learnLocked() {
@@ -203,9 +220,15 @@ func (s *fleetStore) sync(ctx context.Context, c quota.Sync) quota.State {
 		s.learnLocked()
 	}
 	st.Lost = s.lost
+	s.noteLocked(&c, st.Granted)
 	f.mu.Lock()
-	if most := sum.most + sum.over + sum.twice; st.Settled+st.Escrowed > most && len(s.losses) == 0 {
-		f.problemLocked("the store has %d of %s settled and %d escrowed, of at most %d", st.Settled, c.Key, st.Escrowed, most)
+	most := sum.most + sum.over + sum.twice
+	if has := st.Settled + st.Escrowed; has > most && !s.lost {
+		stale := s.staleLocked(ctx, c.Key)
+		if has > most+stale {
+			f.problemLocked("the store has %d of %s settled and %d escrowed, of at most %d and %d", st.Settled, c.Key, st.Escrowed, most, stale)
+		}
+		f.counts["stale words"]++
 	}
 	f.counts["store calls"]++
 	f.mu.Unlock()
@@ -213,6 +236,31 @@ func (s *fleetStore) sync(ctx context.Context, c quota.Sync) quota.State {
 		s.recallLocked(c.Replica, c.Key)
 	}
 	return st
+}
+
+// noteLocked takes a replica's own word.
+func (s *fleetStore) noteLocked(c *quota.Sync, granted int64) {
+	h := holding{c.Replica, c.Key}
+	w := s.own[h]
+	w.granted, w.returned, w.spent = max(w.granted, granted), max(w.returned, c.Returned), max(w.spent, c.Spent)
+	if c.Mode == quota.Close {
+		w.returned = max(w.returned, w.granted-w.spent)
+	}
+	s.own[h] = w
+}
+
+// staleLocked is what the store sets aside since it has lost a replica's newest word,
+// has an older one from others, and not yet heard it again.
+func (s *fleetStore) staleLocked(ctx context.Context, k quota.Key) (n int64) {
+	st, _ := s.mem.Sync(ctx, quota.Sync{Key: k, Replica: "reader", Seq: 1, Mode: quota.NoGrants, Detail: true})
+	for _, o := range st.Shares {
+		if l := s.lives[o.Replica]; l == nil || s.told[o.Replica] && !l.ended.Load() {
+			continue
+		}
+		w := s.own[holding{o.Replica, k}]
+		n += max(0, o.Granted-o.Returned-(w.granted-w.returned))
+	}
+	return n
 }
 
 func (s *fleetStore) recallLocked(from string, k quota.Key) {
@@ -232,6 +280,13 @@ func (s *fleetStore) leave(ctx context.Context, replica string) {
 	defer s.mu.Unlock()
 	leave := func(mem *memory.Store) { _ = mem.Leave(ctx, replica) }
 	leave(s.mem)
+	for k := range s.keys {
+		h := holding{replica, k}
+		if w, ok := s.own[h]; ok {
+			w.returned = max(w.returned, w.granted-w.spent)
+			s.own[h] = w
+		}
+	}
 	s.log = append(s.log, leave)
 }
 

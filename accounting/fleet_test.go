@@ -58,8 +58,9 @@ var foundFleets = []struct {
 //     and grants again without a replica that it has not heard, what that one had and
 //     nobody else has told (P9).
 //  2. The store never has more settled and escrowed than that, and what a crash has
-//     charged beyond the cost (P1), until it loses something: then words of others can
-//     set aside for a while what the dead had.
+//     charged beyond the cost (P1), but while it learns what it has lost, and then for
+//     what the newest word of who has ended would give back, which it has an older one
+//     of.
 //  3. When nobody calls any more, and again when all have closed, the store has what
 //     the records say, these what calls have cost or been charged, and nothing is set
 //     aside (P4); no record says that a writer has something in hand.
