@@ -27,10 +27,10 @@ func TestDeadline(t *testing.T) {
 	})
 	t.Run("with TLS", func(t *testing.T) {
 		t.Parallel()
-		s, a := redistest.Start(t, redistest.Redis(t)), newAuthority(t)
-		addr := redistest.NewTLSProxy(t, s.Addr, a.server(t, "127.0.0.1")).Addr
+		s, a := redistest.Start(t, redistest.Redis(t)), redistest.NewAuthority(t)
+		addr := redistest.NewTLSProxy(t, s.Addr, a.Server(t, "127.0.0.1")).Addr
 		p := redistest.NewProxy(t, addr)
-		deadlines(t, s, p, Config{URL: "rediss://" + p.Addr, CAFile: a.file}, addr)
+		deadlines(t, s, p, Config{URL: "rediss://" + p.Addr, CAFile: a.File}, addr)
 	})
 }
 

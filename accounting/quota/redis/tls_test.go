@@ -1,16 +1,8 @@
 package redis
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"net"
 	"strconv"
 	"strings"
@@ -21,72 +13,14 @@ import (
 	"airgate/accounting/quota/redis/redistest"
 )
 
-// authority signs certificates of servers.
-type authority struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	file        string // its certificate in PEM
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	a := new(authority)
-	der, key := a.sign(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.certificate, a.key = certificate, key
-	var text bytes.Buffer
-	if err := pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: der}); err != nil {
-		t.Fatal(err)
-	}
-	a.file = file(t, text.String())
-	return a
-}
-
-// sign signs with a's key, or with that of the certificate if a has none yet.
-func (a *authority) sign(t *testing.T, c *x509.Certificate) ([]byte, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(1), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := a.certificate, a.key
-	if parent == nil {
-		parent, signer = c, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der, key
-}
-
-// server is how one speaks TLS whose certificate is for host.
-func (a *authority) server(t *testing.T, host string) *tls.Config {
-	t.Helper()
-	c := &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	if ip := net.ParseIP(host); ip != nil {
-		c.IPAddresses = []net.IP{ip}
-	} else {
-		c.DNSNames = []string{host}
-	}
-	der, key := a.sign(t, c)
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-}
-
 // TestTLS: only who has a certificate for the host of the URL, from whom is
 // trusted, is spoken to.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t, redistest.Redis(t), "--requirepass", "geheim")
 	password := file(t, "geheim")
-	a, b := newAuthority(t), newAuthority(t)
-	old := a.server(t, "127.0.0.1")
+	a, b := redistest.NewAuthority(t), redistest.NewAuthority(t)
+	old := a.Server(t, "127.0.0.1")
 	old.MaxVersion = tls.VersionTLS11
 	port := func(c *tls.Config) string {
 		_, port, _ := net.SplitHostPort(redistest.NewTLSProxy(t, s.Addr, c).Addr)
@@ -96,14 +30,14 @@ func TestTLS(t *testing.T) {
 		url, ca string
 		want    string // in the error
 	}{
-		"by address":            {"rediss://127.0.0.1:" + port(a.server(t, "127.0.0.1")), a.file, ""},
-		"by name":               {"rediss://localhost:" + port(a.server(t, "localhost")), a.file, ""},
-		"not trusted":           {"rediss://localhost:" + port(a.server(t, "localhost")), "", "certificate signed by unknown authority"},
-		"of another":            {"rediss://localhost:" + port(b.server(t, "localhost")), a.file, "certificate signed by unknown authority"},
-		"for another host":      {"rediss://localhost:" + port(a.server(t, "redis.internal")), a.file, "certificate is valid for redis.internal, not localhost"},
-		"too old":               {"rediss://127.0.0.1:" + port(old), a.file, "protocol version not supported"},
-		"server without TLS":    {"rediss://" + s.Addr, a.file, "quota store unavailable"},
-		"server with TLS alone": {"redis://127.0.0.1:" + port(a.server(t, "127.0.0.1")), "", "quota store unavailable"},
+		"by address":            {"rediss://127.0.0.1:" + port(a.Server(t, "127.0.0.1")), a.File, ""},
+		"by name":               {"rediss://localhost:" + port(a.Server(t, "localhost")), a.File, ""},
+		"not trusted":           {"rediss://localhost:" + port(a.Server(t, "localhost")), "", "certificate signed by unknown authority"},
+		"of another":            {"rediss://localhost:" + port(b.Server(t, "localhost")), a.File, "certificate signed by unknown authority"},
+		"for another host":      {"rediss://localhost:" + port(a.Server(t, "redis.internal")), a.File, "certificate is valid for redis.internal, not localhost"},
+		"too old":               {"rediss://127.0.0.1:" + port(old), a.File, "protocol version not supported"},
+		"server without TLS":    {"rediss://" + s.Addr, a.File, "quota store unavailable"},
+		"server with TLS alone": {"redis://127.0.0.1:" + port(a.Server(t, "127.0.0.1")), "", "quota store unavailable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -134,7 +68,7 @@ func TestTLS(t *testing.T) {
 // Cluster tells.
 func TestTLSCluster(t *testing.T) {
 	t.Parallel()
-	a := newAuthority(t)
+	a := redistest.NewAuthority(t)
 	for name, test := range map[string]struct {
 		host  string // what the nodes have certificates for
 		right bool
@@ -147,11 +81,11 @@ func TestTLSCluster(t *testing.T) {
 			nodes := redistest.Cluster(t, redistest.Valkey(t))
 			var addrs []string
 			for _, s := range nodes {
-				addrs = append(addrs, redistest.NewTLSProxy(t, s.Addr, a.server(t, test.host)).Addr)
+				addrs = append(addrs, redistest.NewTLSProxy(t, s.Addr, a.Server(t, test.host)).Addr)
 			}
 			redistest.Announce(t, nodes, addrs)
-			_, port, _ := net.SplitHostPort(redistest.NewTLSProxy(t, nodes[0].Addr, a.server(t, "localhost")).Addr)
-			st, err := New(t.Context(), Config{URL: "rediss+cluster://localhost:" + port, CAFile: a.file, Deadline: 5 * time.Second})
+			_, port, _ := net.SplitHostPort(redistest.NewTLSProxy(t, nodes[0].Addr, a.Server(t, "localhost")).Addr)
+			st, err := New(t.Context(), Config{URL: "rediss+cluster://localhost:" + port, CAFile: a.File, Deadline: 5 * time.Second})
 			if !test.right {
 				if err == nil {
 					t.Fatalf("New = %v, want an error", errors.Join(st.Close()))
