@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"bufio"
 	"crypto/tls"
 	"math/rand/v2"
 	"net"
@@ -38,6 +39,54 @@ func NewTLSProxy(t testing.TB, addr string, c *tls.Config) *Proxy {
 	t.Helper()
 	return newProxy(t, addr, tls.NewListener(listen(t), c))
 }
+
+// NewMixedProxy ends TLS for those who begin with it, and forwards what others
+// say as it is: clients with TLS and a Sentinel without it have one address for a
+// server.
+func NewMixedProxy(t testing.TB, addr string, c *tls.Config) *Proxy {
+	t.Helper()
+	return newProxy(t, addr, mixed{listen(t), c})
+}
+
+type mixed struct {
+	net.Listener
+	config *tls.Config
+}
+
+func (m mixed) Accept() (net.Conn, error) {
+	c, err := m.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &heard{Conn: c, spoken: sync.OnceValue(func() net.Conn {
+		const handshake = 22 // a TLS record's type; no command begins so
+		r := bufio.NewReader(c)
+		first, _ := r.Peek(1)
+		whole := peeked{c, r}
+		if len(first) == 1 && first[0] == handshake {
+			return tls.Server(whole, m.config)
+		}
+		return whole
+	})}, nil
+}
+
+// heard speaks as the client does, whose first byte it waits for.
+type heard struct {
+	net.Conn
+	spoken func() net.Conn
+}
+
+func (h *heard) Read(p []byte) (int, error) { return h.spoken().Read(p) }
+
+func (h *heard) Write(p []byte) (int, error) { return h.spoken().Write(p) }
+
+// peeked is a connection of which something was read.
+type peeked struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (p peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
 
 func listen(t testing.TB) net.Listener {
 	t.Helper()
