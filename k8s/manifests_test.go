@@ -375,8 +375,8 @@ func TestQuota(t *testing.T) {
 	if from := env["POD_NAME"].ValueFrom; from == nil || from.FieldRef == nil || from.FieldRef.FieldPath != "metadata.name" {
 		t.Errorf("redis: POD_NAME = %v, want the pod's name: it is the replica's", env["POD_NAME"])
 	}
-	if path.Dir(env["SSL_CERT_FILE"].Value) != mount.MountPath {
-		t.Errorf("redis: SSL_CERT_FILE = %v, want it in the mount %v", env["SSL_CERT_FILE"], mount)
+	if path.Dir(q.CAFile) != mount.MountPath {
+		t.Errorf("redis: CA file %s, want it in the mount %v", q.CAFile, mount)
 	}
 	i := slices.IndexFunc(m.pod().Volumes, func(v corev1.Volume) bool { return v.Name == "quota" })
 	if i < 0 || m.pod().Volumes[i].Secret == nil || m.pod().Volumes[i].Secret.Optional != nil {

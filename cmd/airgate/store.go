@@ -49,7 +49,8 @@ func openStore(ctx context.Context, s *config.Snapshot, r prometheus.Registerer,
 	}
 	q := &s.Quota
 	shared, err := redis.New(ctx, redis.Config{
-		URL: q.URL, Username: q.Username, PasswordFile: q.PasswordFile, Deadline: q.Deadline, Registerer: r, Log: log,
+		URL: q.URL, Username: q.Username, PasswordFile: q.PasswordFile, SentinelPasswordFile: q.SentinelPasswordFile, CAFile: q.CAFile,
+		Deadline: q.Deadline, Registerer: r, Log: log,
 	})
 	if err != nil {
 		return nil, storeFault(q.Store, err)
@@ -59,8 +60,8 @@ func openStore(ctx context.Context, s *config.Snapshot, r prometheus.Registerer,
 	}, nil
 }
 
-// storeFault tells a store that cannot be reached, or whose password cannot be
-// read, from one that is not fit.
+// storeFault tells a store that cannot be reached, or a file for it that cannot
+// be read, from one that is not fit.
 func storeFault(name string, err error) error {
 	if errors.Is(err, quota.ErrUnavailable) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return unreachable(fmt.Errorf("store: %w: is %s running, and does quota in the config say where and as whom?", err, name))

@@ -24,9 +24,15 @@ func TestOpenStore(t *testing.T) {
 		quota config.Quota
 		want  string // how the error begins
 	}{
-		"memory":      {config.Quota{Store: "memory"}, ""},
-		"not running": {config.Quota{Store: "valkey", URL: "redis://127.0.0.1:1"}, "store: redis://127.0.0.1:1: quota store unavailable: dial tcp 127.0.0.1:1: connect: connection refused: is valkey running, "},
-		"no password": {config.Quota{Store: "redis", URL: "redis://127.0.0.1:1", PasswordFile: "/nowhere"}, "store: password file: open /nowhere: no such file or directory: is redis running, "},
+		"memory":       {config.Quota{Store: "memory"}, ""},
+		"not running":  {config.Quota{Store: "valkey", URL: "redis://127.0.0.1:1"}, "store: redis://127.0.0.1:1: quota store unavailable: dial tcp 127.0.0.1:1: connect: connection refused: is valkey running, "},
+		"no password":  {config.Quota{Store: "redis", URL: "redis://127.0.0.1:1", PasswordFile: "/nowhere"}, "store: password file: open /nowhere: no such file or directory: is redis running, "},
+		"no authority": {config.Quota{Store: "redis", URL: "rediss://127.0.0.1:1", CAFile: "/nowhere"}, "store: CA file: open /nowhere: no such file or directory: is redis running, "},
+		"no password of the sentinels": {
+			config.Quota{Store: "redis", URL: "redis+sentinel://127.0.0.1:1/main", SentinelPasswordFile: "/nowhere"},
+			"store: password file of the Sentinels: open /nowhere: no such file or directory: is redis running, ",
+		},
+		"no certificate": {config.Quota{Store: "redis", URL: "rediss://127.0.0.1:1", CAFile: "store_test.go"}, "store: CA file store_test.go has no certificate in PEM"},
 	} {
 		store, err := openStore(t.Context(), &config.Snapshot{Quota: test.quota}, nil, slog.New(slog.DiscardHandler))
 		if (store == nil) == (test.want == "") || (err == nil) != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
@@ -69,6 +75,65 @@ func TestOpenSharedStore(t *testing.T) {
 		}
 		if _, err := store.Take(t.Context(), call); err == nil {
 			t.Error("Take of a store that is closed is no error")
+		}
+	}
+}
+
+// TestOpenStoreBehindSentinels: a server whose certificate an authority of one's
+// own has signed, and Sentinels with a password that is not the server's.
+func TestOpenStoreBehindSentinels(t *testing.T) {
+	ours, theirs := redistest.NewAuthority(t), redistest.NewAuthority(t)
+	server := redistest.Start(t, redistest.Redis(t))
+	redistest.Replica(t, server)
+	server.Do(t, "ACL", "SETUSER", "airgate", "on", ">geheim", "~*", "&*", "+@all")
+	signed := ours.Server(t, "127.0.0.1")
+	sentinel := redistest.Sentinel(t, server.At(redistest.NewMixedProxy(t, server.Addr, signed).Addr))
+	sentinel.Do(t, "ACL", "SETUSER", "default", "resetpass", ">heimlich") // as its requirepass does
+	url := "rediss+sentinel://" + redistest.NewTLSProxy(t, sentinel.Addr, signed).Addr + "/main"
+	secret := func(text string) string {
+		path := filepath.Join(t.TempDir(), "password")
+		if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	password, sentinels := secret("geheim"), secret("heimlich")
+	for name, test := range map[string]struct {
+		password, sentinels, authority string
+		want                           string // in the error
+	}{
+		"all":                                 {password, sentinels, ours.File, ""},
+		"no password of the Sentinels":        {password, "", ours.File, "NOAUTH"},
+		"the server's password for Sentinels": {password, password, ours.File, "WRONGPASS"},
+		"the Sentinels' password for servers": {sentinels, sentinels, ours.File, "WRONGPASS"},
+		"the system's authorities":            {password, sentinels, "", "certificate signed by unknown authority"},
+		"another authority":                   {password, sentinels, theirs.File, "certificate signed by unknown authority"},
+	} {
+		q := config.Quota{
+			Store: "redis", URL: url, Username: "airgate", PasswordFile: test.password,
+			SentinelPasswordFile: test.sentinels, CAFile: test.authority, Deadline: time.Minute,
+		}
+		store, err := openStore(t.Context(), &config.Snapshot{Quota: q}, nil, slog.New(slog.DiscardHandler))
+		if test.want != "" {
+			fault, ok := errors.AsType[*exitError](err)
+			if !ok || fault.code != exitUnreachable || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "heim") {
+				t.Errorf("%s: openStore = %v, %v, want exit code %d, %s in it and no secret", name, store, err, exitUnreachable, test.want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: openStore = %v", name, err)
+			continue
+		}
+		call := quota.Take{Key: quota.Key{Account: "rate"}, Replica: "a.1", Seq: 1, Want: 1, Capacity: 1}
+		if _, err := store.Take(t.Context(), call); err != nil {
+			t.Errorf("%s: Take = %v", name, err)
+		}
+		if list, err := store.overlay.List(t.Context()); err != nil || len(list) > 0 {
+			t.Errorf("%s: the overlay has %v, %v, want nothing", name, list, err)
+		}
+		if err := store.close(); err != nil {
+			t.Errorf("%s: close = %v", name, err)
 		}
 	}
 }

@@ -25,6 +25,7 @@ func (c *compiler) quota(q *quotaSection) Quota {
 		return out
 	}
 	out.URL, out.Username, out.PasswordFile = q.URL.v, q.Username.v, q.PasswordFile.v
+	out.SentinelPasswordFile, out.CAFile = q.SentinelPasswordFile.v, q.CAFile.v
 	out.Deadline = cmp.Or(q.Deadline.v, DefaultStoreDeadline)
 	switch {
 	case !q.URL.given():
@@ -39,8 +40,17 @@ func (c *compiler) quota(q *quotaSection) Quota {
 	case !q.PasswordFile.given():
 		c.report(u.at, "username needs passwordFile beside it: the file that holds this user's password")
 	}
-	if f := q.PasswordFile; f.good() && (!filepath.IsAbs(f.v) || filepath.Clean(f.v) != f.v) {
-		c.report(f.at, "must be the absolute path of a file that holds the password")
+	for _, f := range []struct {
+		hidden
+		holds string
+	}{
+		{q.PasswordFile, "the password"},
+		{q.SentinelPasswordFile, "the password of the sentinels"},
+		{q.CAFile, "certificates in PEM"},
+	} {
+		if f.good() && (!filepath.IsAbs(f.v) || filepath.Clean(f.v) != f.v) {
+			c.report(f.at, "must be the absolute path of a file that holds %s", f.holds)
+		}
 	}
 	if out.Deadline > maxStoreDeadline {
 		c.report(q.Deadline.at, "is beyond %s: a caller may have to wait for it", maxStoreDeadline)
@@ -57,6 +67,8 @@ func (c *compiler) inMemory(q *quotaSection) {
 		{"url", q.URL.at},
 		{"username", q.Username.at},
 		{"passwordFile", q.PasswordFile.at},
+		{"sentinelPasswordFile", q.SentinelPasswordFile.at},
+		{"caFile", q.CAFile.at},
 		{"insecure", q.Insecure.at},
 		{"deadline", q.Deadline.at},
 	} {
@@ -69,56 +81,73 @@ func (c *compiler) inMemory(q *quotaSection) {
 	}
 }
 
+// storeURL checks the URL, and that what stands beside it means something for
+// one of its kind.
 func (c *compiler) storeURL(q *quotaSection) {
-	tls, local, err := parseStoreURL(q.URL.v)
-	switch {
-	case err != nil:
+	u, err := parseStoreURL(q.URL.v)
+	if err != nil {
 		c.report(q.URL.at, "%v", err)
-	case tls && q.Insecure.v:
+		return
+	}
+	switch {
+	case u.tls && q.Insecure.v:
 		c.warn(q.Insecure.at, "insecure means nothing for a URL with TLS (rediss): remove it")
-	case !tls && !local && !q.Insecure.v:
+	case !u.tls && !u.local && !q.Insecure.v:
 		c.report(q.URL.at, "a connection without TLS beyond loopback would send the password in clear and let others on the way change what is counted: use rediss, or say insecure: true")
+	}
+	if q.CAFile.given() && !u.tls {
+		c.report(q.CAFile.at, "caFile means nothing for a URL without TLS: use rediss, or remove it")
+	}
+	if q.SentinelPasswordFile.given() && !u.sentinels {
+		c.report(q.SentinelPasswordFile.at, "sentinelPasswordFile means nothing for a URL without sentinels: use redis+sentinel:// or rediss+sentinel://, or remove it")
 	}
 }
 
-// parseStoreURL checks the URL of a store, and says whether its connections
-// have TLS and whether every host is this machine. Its errors do not repeat the
-// URL, which may hold a password.
-func parseStoreURL(s string) (tls, local bool, err error) {
+// storeURL is what the URL of a store says of its connections.
+type storeURL struct {
+	tls       bool
+	sentinels bool // they say which server is the one
+	local     bool // every host is this machine
+}
+
+// parseStoreURL checks the URL of a store. Its errors do not repeat the URL,
+// which may hold a password.
+func parseStoreURL(s string) (storeURL, error) {
 	const schemes = "redis://, redis+sentinel:// or redis+cluster://, with TLS rediss://, rediss+sentinel:// or rediss+cluster://; for Valkey too"
 	scheme, rest, ok := strings.Cut(s, "://")
 	kind, known := strings.CutPrefix(scheme, "redis")
-	kind, tls = strings.CutPrefix(kind, "s")
+	kind, tls := strings.CutPrefix(kind, "s")
 	switch {
 	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' }):
-		return false, false, errors.New("is not a URL: write one such as rediss://cache.example.com:6379")
+		return storeURL{}, errors.New("is not a URL: write one such as rediss://cache.example.com:6379")
 	case !ok || !known || kind != "" && kind != "+sentinel" && kind != "+cluster":
-		return false, false, errors.New("must begin with " + schemes)
+		return storeURL{}, errors.New("must begin with " + schemes)
 	case strings.Contains(rest, "@"):
-		return false, false, errors.New("must hold no user or password: write username and passwordFile beside it")
+		return storeURL{}, errors.New("must hold no user or password: write username and passwordFile beside it")
 	case strings.Contains(rest, "#"):
-		return false, false, errors.New("must hold no fragment: remove # and what follows")
+		return storeURL{}, errors.New("must hold no fragment: remove # and what follows")
 	}
 	rest, query, asks := strings.Cut(rest, "?")
 	hosts, path, _ := strings.Cut(rest, "/")
-	if local, err = storeHosts(hosts, kind != ""); err != nil {
-		return false, false, err
+	local, err := storeHosts(hosts, kind != "")
+	if err != nil {
+		return storeURL{}, err
 	}
 	db, chosen := strings.CutPrefix(query, "db=")
 	switch {
 	case asks && (kind != "+sentinel" || !chosen):
-		return false, false, errors.New("must hold no query but, for sentinels, ?db=N: the other settings are fields beside it")
+		return storeURL{}, errors.New("must hold no query but, for sentinels, ?db=N: the other settings are fields beside it")
 	case kind == "+sentinel" && (path == "" || badLabel(path, "") != ""):
-		return false, false, errors.New("must name the master that the sentinels watch: redis+sentinel://host:26379,host:26379/mymaster")
+		return storeURL{}, errors.New("must name the master that the sentinels watch: redis+sentinel://host:26379,host:26379/mymaster")
 	case kind == "+cluster" && path != "":
-		return false, false, errors.New("must end with its hosts: a cluster has database 0 alone")
+		return storeURL{}, errors.New("must end with its hosts: a cluster has database 0 alone")
 	case kind == "":
 		db, chosen = path, path != ""
 	}
 	if n, err := strconv.ParseUint(db, 10, 16); chosen && (err != nil || strconv.FormatUint(n, 10) != db) {
-		return false, false, errors.New("has a database that is not a number from 0 to 65535")
+		return storeURL{}, errors.New("has a database that is not a number from 0 to 65535")
 	}
-	return tls, local, nil
+	return storeURL{tls: tls, sentinels: kind == "+sentinel", local: local}, nil
 }
 
 // storeHosts checks the hosts of a store's URL, one or several with commas

@@ -44,6 +44,19 @@ func TestQuota(t *testing.T) {
 			},
 			true,
 		},
+		"sentinels behind an authority of one's own": {
+			"quota: {store: redis, url: rediss+sentinel://a/main, passwordFile: /run/quota/a, sentinelPasswordFile: /run/quota/b, caFile: /run/quota/c}",
+			Quota{
+				Store: "redis", URL: "rediss+sentinel://a/main", PasswordFile: "/run/quota/a", SentinelPasswordFile: "/run/quota/b", CAFile: "/run/quota/c",
+				Deadline: 50 * time.Millisecond,
+			},
+			true,
+		},
+		"sentinels with a password, without TLS": {
+			"quota: {store: redis, url: redis+sentinel://localhost/main, sentinelPasswordFile: /run/quota/b}",
+			Quota{Store: "redis", URL: "redis+sentinel://localhost/main", SentinelPasswordFile: "/run/quota/b", Deadline: 50 * time.Millisecond},
+			true,
+		},
 	} {
 		got, warnings := quotaOf(t, test.text)
 		if diff := cmp.Diff(test.want, got); diff != "" {
@@ -58,22 +71,21 @@ func TestQuota(t *testing.T) {
 // TestStoreURL: what a URL says of its connections. What is wrong with one is
 // in testdata/broken.
 func TestStoreURL(t *testing.T) {
-	for url, want := range map[string]struct{ tls, local bool }{
-		"redis://127.0.0.1":                                {false, true},
-		"redis://localhost:6379/0":                         {false, true},
-		"redis://[::1]:6379/15":                            {false, true},
-		"redis://10.0.0.1:6379/":                           {false, false},
-		"rediss://cache.example.com:6380":                  {true, false},
-		"redis+sentinel://127.0.0.1:26379/mymaster":        {false, true},
-		"redis+sentinel://a:26379,b:26379/mymaster?db=2":   {false, false},
-		"rediss+sentinel://127.0.0.1,[::1]:26379/m?db=0":   {true, true},
-		"redis+cluster://127.0.0.1:7000,127.0.0.1:7001":    {false, true},
-		"redis+cluster://127.0.0.1:7000,cache-1.redis.svc": {false, false},
-		"rediss+cluster://a,b,c":                           {true, false},
+	for url, want := range map[string]storeURL{
+		"redis://127.0.0.1":                                {local: true},
+		"redis://localhost:6379/0":                         {local: true},
+		"redis://[::1]:6379/15":                            {local: true},
+		"redis://10.0.0.1:6379/":                           {},
+		"rediss://cache.example.com:6380":                  {tls: true},
+		"redis+sentinel://127.0.0.1:26379/mymaster":        {sentinels: true, local: true},
+		"redis+sentinel://a:26379,b:26379/mymaster?db=2":   {sentinels: true},
+		"rediss+sentinel://127.0.0.1,[::1]:26379/m?db=0":   {tls: true, sentinels: true, local: true},
+		"redis+cluster://127.0.0.1:7000,127.0.0.1:7001":    {local: true},
+		"redis+cluster://127.0.0.1:7000,cache-1.redis.svc": {},
+		"rediss+cluster://a,b,c":                           {tls: true},
 	} {
-		tls, local, err := parseStoreURL(url)
-		if tls != want.tls || local != want.local || err != nil {
-			t.Errorf("parseStoreURL(%q) = %v, %v, %v, want %v, %v", url, tls, local, err, want.tls, want.local)
+		if got, err := parseStoreURL(url); got != want || err != nil {
+			t.Errorf("parseStoreURL(%q) = %+v, %v, want %+v", url, got, err, want)
 		}
 	}
 }

@@ -102,13 +102,15 @@ type target struct {
 
 type quotaSection struct {
 	at
-	Store        choice  `config:"store,required" oneof:"memory redis valkey" doc:"memory: one process counts; the others are shared by several airgates."`
-	URL          hidden  `config:"url" doc:"redis://host[:port][/db], redis+sentinel://host,host/master[?db=N] or redis+cluster://host,host; with TLS rediss."`
-	Username     hidden  `config:"username" doc:"Of an ACL user; the default one if absent."`
-	PasswordFile hidden  `config:"passwordFile" doc:"Absolute path of a file that holds the password."`
-	Insecure     boolean `config:"insecure" doc:"A connection without TLS beyond loopback is meant."`
-	Deadline     period  `config:"deadline" doc:"The longest that one call of the store may take; 50ms if absent."`
-	Replicas     count   `config:"replicas" max:"10000" doc:"The most airgates that there can be at once."`
+	Store                choice  `config:"store,required" oneof:"memory redis valkey" doc:"memory: one process counts; the others are shared by several airgates."`
+	URL                  hidden  `config:"url" doc:"redis://host[:port][/db], redis+sentinel://host,host/master[?db=N] or redis+cluster://host,host; with TLS rediss."`
+	Username             hidden  `config:"username" doc:"Of an ACL user; the default one if absent."`
+	PasswordFile         hidden  `config:"passwordFile" doc:"Absolute path of a file that holds the password."`
+	SentinelPasswordFile hidden  `config:"sentinelPasswordFile" doc:"Absolute path of a file that holds the password of the sentinels; none if absent."`
+	CAFile               hidden  `config:"caFile" doc:"Absolute path of the authorities that may vouch for the store, in PEM; the system's if absent."`
+	Insecure             boolean `config:"insecure" doc:"A connection without TLS beyond loopback is meant."`
+	Deadline             period  `config:"deadline" doc:"The longest that one call of the store may take; 50ms if absent."`
+	Replicas             count   `config:"replicas" max:"10000" doc:"The most airgates that there can be at once."`
 }
 
 type journalSection struct {

@@ -112,11 +112,13 @@ type Quota struct {
 	//	redis+cluster://host[:port],host[:port]
 	//
 	// and the same with rediss for TLS.
-	URL          string
-	Username     string        // of an ACL user; "" = the default one
-	PasswordFile string        // absolute path of the raw password, a line end behind it does not count; "" = none
-	Deadline     time.Duration // of one call of the store, > 0
-	Replicas     int           // the most airgates there can be at once; 0 = the config does not say
+	URL                  string
+	Username             string        // of an ACL user; "" = the default one
+	PasswordFile         string        // absolute path of the raw password, a line end behind it does not count; "" = none
+	SentinelPasswordFile string        // the same of the sentinels, which are in URL
+	CAFile               string        // absolute path of the authorities that may vouch for the hosts, in PEM, of a URL with TLS; "" = the system's
+	Deadline             time.Duration // of one call of the store, > 0
+	Replicas             int           // the most airgates there can be at once; 0 = the config does not say
 }
 
 // Shared says whether several airgates count on the same store.
