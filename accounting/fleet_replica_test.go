@@ -111,7 +111,9 @@ type life struct {
 	table    atomic.Pointer[accounting.Table]
 	callers  sync.WaitGroup
 
-	parallel int // calls in flight; the fleet's lock guards it
+	// The fleet's lock guards what follows.
+	parallel int // calls in flight
+	requests corrections
 }
 
 // live is a process, from its start to its end. It reports whether it lived when the
@@ -414,19 +416,17 @@ func (l *life) call(rng *rand.Rand, caller uint64) {
 		if r == nil {
 			r = l.ledger.Reserve(&h, table, s, accounting.Need{USD: money.NanoUSD(c.need)}, l.r.now())
 		}
+		l.took(began, entered, r)
 		if l.dead.Load() {
 			return
 		}
 		if r != nil {
 			f.count("refused: " + r.Code.String())
-			f.mu.Lock()
-			f.refusing = max(f.refusing, time.Since(began))
-			f.mu.Unlock()
 			l.sleep(upTo(rng, time.Second))
 			continue
 		}
 		id := fmt.Sprintf("%s-%d-%d-%d", l.r.name, l.r.lives, caller, n)
-		if !l.let(id, c, &h, entered) {
+		if !l.let(id, c, &h) {
 			return
 		}
 		// The call goes on until it ends, though the process is being stopped.
@@ -439,13 +439,30 @@ func (l *life) call(rng *rand.Rand, caller uint64) {
 	}
 }
 
+// took notes what a call took of the rate, and has given back if another limit has
+// refused it.
+func (l *life) took(began, entered time.Time, r *accounting.Refusal) {
+	if r != nil && r.Limit != nil && r.Limit.Resource == accounting.Requests {
+		return
+	}
+	f := l.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := &rateCall{at: entered, used: f.requests.cost(1)}
+	f.requests.calls = append(f.requests.calls, c)
+	f.requests.wait = max(f.requests.wait, entered.Sub(began))
+	if r != nil {
+		c.at = began
+		f.requests.correct(&l.requests, c, 0)
+	}
+}
+
 // let lets a call go to the provider, and returns once it is safe in the book.
-func (l *life) let(id string, c *fleetCall, h *accounting.Hold, entered time.Time) bool {
+func (l *life) let(id string, c *fleetCall, h *accounting.Hold) bool {
 	f := l.f
 	limits := h.AppendLimits(nil)
 	f.mu.Lock()
 	f.counts["admitted"]++
-	f.entered = append(f.entered, entered)
 	f.parallel++
 	l.parallel++
 	for i := range limits {

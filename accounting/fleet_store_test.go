@@ -293,8 +293,12 @@ func (s *fleetStore) leave(ctx context.Context, replica string) {
 func (s *fleetStore) take(ctx context.Context, c quota.Take) quota.Taken {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.f.count("store calls")
 	got, _ := s.mem.Take(ctx, c)
+	f := s.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.counts["store calls"]++
+	s.lives[c.Replica].requests.hear(s.mem, &c, &got)
 	return got
 }
 

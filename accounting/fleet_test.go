@@ -64,9 +64,8 @@ var foundFleets = []struct {
 //  3. When nobody calls any more, and again when all have closed, the store has what
 //     the records say, these what calls have cost or been charged, and nothing is set
 //     aside (P4); no record says that a writer has something in hand.
-//  4. Any interval T admits at most a rate's burst and what flows in during T, one
-//     second, and the time that it takes another limit to refuse a call, until the
-//     store loses the bucket.
+//  4. Any interval T admits at most a rate's burst and what flows in during T and one
+//     second, and what fleetRate says.
 //  5. No more permits are in use than there are, also where a replica is not heard, as
 //     no call lasts for longer than it may be unheard; in the end all are free.
 func TestFleet(t *testing.T) {
@@ -171,9 +170,8 @@ type fleet struct {
 	lossy    bool                 // the network
 	until    time.Time            // the network stalls
 	parallel int                  // calls of those who live
-	entered  []time.Time          // by calls that were then admitted
-	refusing time.Duration        // that a refusal took at most
-	lost     time.Time            // when the store last lost something
+	requests fleetRate
+	lost     time.Time // when the store last lost something
 }
 
 // fleetSum is what the fleet knows of an account-window.
@@ -197,6 +195,7 @@ func newFleet(t *testing.T, seed uint64) *fleet {
 		length: pick(rng, 20*time.Second, 40*time.Second, 90*time.Second), plain: rng.IntN(8) == 0, loses: rng.IntN(2) == 0, lossy: rng.IntN(3) > 0,
 	}
 	f.config = newFleetConfig(rng)
+	f.requests.limit = f.config.rate
 	return f
 }
 
@@ -271,7 +270,7 @@ func (f *fleet) run() tallies {
 		f.late.Wait()
 		time.Sleep(31 * time.Second) // permits of who was killed
 		f.settled("after all have closed", replicas)
-		f.rate()
+		f.requests.check(f.store.losses, f.problem)
 		f.permits()
 		for _, r := range replicas {
 			if sharing := r.balances.Sharing(); len(sharing) > 0 {
@@ -317,28 +316,6 @@ func (f *fleet) settled(when string, replicas []*replica) {
 		}
 		if st.Settled < booked-s.gone || st.Settled > booked+s.heard || st.Escrowed != 0 {
 			f.problemLocked("%s: the store has %d of %s settled and %d escrowed, want %d to %d, and 0", when, st.Settled, text, st.Escrowed, booked-s.gone, booked+s.heard)
-		}
-	}
-}
-
-// rate looks through all admissions.
-func (f *fleet) rate() {
-	limit := f.config.rate
-	slices.SortFunc(f.entered, time.Time.Compare)
-	per := limit.Per / time.Duration(limit.Amount) // a request
-	// Who is refused by another limit gives back what may have been vended before.
-	most := per*time.Duration(limit.Burst) + time.Second + f.refusing
-	var level time.Duration
-	var last time.Time
-	for _, at := range f.entered {
-		if losses := f.store.losses; len(losses) > 0 && at.After(losses[0]) {
-			return // the bucket is full again, and is given back what was vended before
-		}
-		level = max(0, level-at.Sub(last)) + per
-		last = at
-		if level > most {
-			f.problem("requests: %d an hour and %d at once were passed at %v: %v of %v", limit.Amount, limit.Burst, at, level, most)
-			return
 		}
 	}
 }
