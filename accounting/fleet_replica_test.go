@@ -30,13 +30,16 @@ type replica struct {
 	skew  atomic.Int64 // by which its clock is wrong
 	net   *fleetNet
 	lives int
+	fates *rand.Rand // of its disks
+	disks uint64
 
 	balances *accounting.Balances // of the last life
 
 	// The fleet's lock guards what follows.
-	life  *life
-	held  time.Time             // all that it sends is held back until then
-	calls map[string]*fleetCall // :: request id → call that may be let go, and may not be in the book
+	life    *life
+	held    time.Time             // all that it sends is held back until then
+	calls   map[string]*fleetCall // :: request id → call that may be let go, and may not be in the book
+	charged map[string]int64      // :: account-window → what its records say, or will say
 }
 
 // fleetCall is what the fleet knows of a call.
@@ -50,7 +53,7 @@ type fleetCall struct {
 func newReplica(f *fleet, i int) *replica {
 	r := &replica{
 		f: f, i: uint64(i), name: fmt.Sprintf("r%d", i), rng: f.source(uint64(i+1) << 40), disk: disktest.New(f.seed<<8 | uint64(i)),
-		calls: map[string]*fleetCall{}, balances: accounting.NewBalances(),
+		calls: map[string]*fleetCall{}, charged: map[string]int64{}, balances: accounting.NewBalances(), fates: f.source(1<<33 | uint64(i)),
 	}
 	r.net = newFleetNet(r)
 	return r
@@ -72,6 +75,7 @@ type lifePlan struct {
 	length time.Duration // then it is stopped, or dies
 	dies   bool
 	power  bool // dies because the machine does
+	disk   bool // and its disk with it
 	at     int  // dies at this change of the disk, if it comes to it; 0 = does not
 }
 
@@ -88,6 +92,7 @@ func (r *replica) plan() lifePlan {
 	p.length = 1 + upTo(r.rng, pick(r.rng, 3*time.Second, 20*time.Second, 60*time.Second))
 	if p.dies = r.rng.IntN(4) > 0; p.dies {
 		p.power = r.rng.IntN(2) == 0
+		p.disk = r.f.disks && r.fates.IntN(4) == 0
 		p.at = pick(r.rng, 0, 1+r.rng.IntN(30), 1+r.rng.IntN(500), 1+r.rng.IntN(500))
 	}
 	return p
@@ -150,6 +155,10 @@ func (r *replica) live() (closed bool) {
 		}
 		r.balances = l.balances
 	}
+	if l.plan.disk && l.dead.Load() {
+		r.loseDisk()
+		return false
+	}
 	if l.plan.power && l.dead.Load() {
 		r.disk = r.disk.Crash()
 		r.f.count("power losses")
@@ -164,6 +173,43 @@ func (r *replica) live() (closed bool) {
 		r.f.count("stops")
 	}
 	return closed
+}
+
+// loseDisk begins anew with an empty disk: what its records said, nobody knows.
+func (r *replica) loseDisk() {
+	f := r.f
+	r.disks++
+	r.disk, r.balances = disktest.New(f.seed<<8|r.i|r.disks<<56), accounting.NewBalances()
+	f.store.loseRecords(r.name)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(r.calls)) {
+		c := r.calls[id]
+		cost := c.need // it may have been billed
+		if c.ended {
+			cost = c.cost
+		}
+		for _, a := range c.accounts {
+			if !c.counted {
+				s := f.sumLocked(a)
+				s.held -= c.need
+				s.over += max(0, cost-c.need)
+				r.chargeLocked(a, cost)
+			}
+		}
+	}
+	clear(r.calls)
+	for a, n := range r.charged {
+		f.sumLocked(a).unbooked += n
+	}
+	clear(r.charged)
+	f.counts["lost disks"]++
+}
+
+// chargeLocked counts what was spent.
+func (r *replica) chargeLocked(accountWindow string, n int64) {
+	r.f.sumLocked(accountWindow).spent += n
+	r.charged[accountWindow] += n
 }
 
 func (r *replica) source(n uint64) *rand.Rand {
@@ -248,15 +294,16 @@ func (l *life) examine() {
 			switch {
 			case c.counted && open[id]: // its settlement is lost
 				s.again += c.need - c.cost
+				l.r.charged[a] += c.need - c.cost
 				s.twice += max(0, c.need-c.cost)
 				s.heard += max(0, c.cost-c.need)
 			case c.counted:
 			case open[id]:
 				s.held -= c.need
-				s.spent += c.need
+				l.r.chargeLocked(a, c.need)
 			case c.ended: // its settlement was written as it died
 				s.held -= c.need
-				s.spent += c.cost
+				l.r.chargeLocked(a, c.cost)
 				s.over += max(0, c.cost-c.need)
 			default: // nobody has heard of it
 				s.held -= c.need
@@ -519,7 +566,7 @@ func (l *life) settle(id string, c *fleetCall, h *accounting.Hold) {
 	for _, a := range c.accounts {
 		s := f.sumLocked(a)
 		s.held -= c.need
-		s.spent += c.cost
+		l.r.chargeLocked(a, c.cost)
 		s.over += max(0, c.cost-c.need)
 	}
 	f.mu.Unlock()

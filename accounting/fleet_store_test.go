@@ -38,6 +38,7 @@ type fleetStore struct {
 	losses []time.Time
 
 	lives map[string]*life    // :: replica.incarnation
+	void  map[string]bool     // :: replica.incarnation whose records are lost
 	own   map[holding]ownWord // by its own calls
 }
 
@@ -63,7 +64,7 @@ const (
 func newFleetStore(f *fleet) *fleetStore {
 	s := &fleetStore{
 		f: f, mem: memory.New(), keys: map[quota.Key]bool{}, pools: map[quota.Key]bool{}, owners: map[string]chan quota.Key{}, lived: map[string]time.Time{},
-		lives: map[string]*life{}, own: map[holding]ownWord{},
+		lives: map[string]*life{}, void: map[string]bool{}, own: map[holding]ownWord{},
 	}
 	s.learnLocked() // nobody has been here before
 	return s
@@ -74,6 +75,17 @@ func (s *fleetStore) add(l *life) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lives[l.journal.Writer()] = l
+}
+
+// loseRecords: nobody follows those who have lived so far under a name.
+func (s *fleetStore) loseRecords(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for writer := range s.lives {
+		if strings.HasPrefix(writer, name+".") {
+			s.void[writer] = true
+		}
+	}
 }
 
 func (s *fleetStore) learnLocked() {
@@ -173,7 +185,11 @@ func (s *fleetStore) endLocked(ctx context.Context, now time.Time) {
 // toldLocked reports whether a replica, or who follows it, has told what it knows.
 func (s *fleetStore) toldLocked(replica string) bool {
 	name, _, _ := strings.Cut(replica, ".")
+	writer, _, _ := strings.Cut(replica, "/")
 	for other := range s.told {
+		if s.void[writer] && other != writer {
+			continue
+		}
 		if strings.HasPrefix(other, name+".") && other >= replica {
 			return true
 		}
@@ -316,14 +332,29 @@ func (s *fleetStore) permit(ctx context.Context, c quota.Permits) quota.Permitte
 	return got
 }
 
+// inStore is what the store has of an account-window.
+type inStore struct {
+	quota.State
+
+	void quota.Share // of that, what is of those whose records are lost
+}
+
 // all is what it has, by the account-windows of records.
-func (s *fleetStore) all() map[string]quota.State {
+func (s *fleetStore) all() map[string]inStore {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := map[string]quota.State{}
+	all := map[string]inStore{}
 	for k := range s.keys {
-		st, _ := s.mem.Sync(context.Background(), quota.Sync{Key: k, Replica: "reader", Seq: 1, Mode: quota.NoGrants})
-		all[k.Account+"|"+k.Window] = st
+		st, _ := s.mem.Sync(context.Background(), quota.Sync{Key: k, Replica: "reader", Seq: 1, Mode: quota.NoGrants, Detail: true})
+		has := inStore{State: st}
+		for _, o := range st.Shares {
+			if writer, _, _ := strings.Cut(o.Replica, "/"); s.void[writer] {
+				has.void.Granted += o.Granted
+				has.void.Returned += o.Returned
+				has.void.Spent += o.Spent
+			}
+		}
+		all[k.Account+"|"+k.Window] = has
 	}
 	return all
 }

@@ -38,7 +38,7 @@ var foundFleets = []struct {
 // TestFleet is several airgates that share one store, in virtual time. Real are
 // accounting.Ledger and its Run, Balances, the journal with its recovery, the store
 // in memory and package time. Simulated are what that store loses; the disks (disktest), which die at any
-// write or sync; the network, which delays, reorders, repeats and loses calls and
+// write or sync, or for good; the network, which delays, reorders, repeats and loses calls and
 // answers, and holds back all of one replica or of all; the callers; the clocks, which
 // are set; and whoever edits the limits. What a replica does from its start to its
 // end is what cmd/airgate does, in its order.
@@ -63,7 +63,9 @@ var foundFleets = []struct {
 //     of.
 //  3. When nobody calls any more, and again when all have closed, the store has what
 //     the records say, these what calls have cost or been charged, and nothing is set
-//     aside (P4); no record says that a writer has something in hand.
+//     aside (P4); no record says that a writer has something in hand. Where a disk is
+//     lost, what its processes had in hand stays set aside, no less and no more, and
+//     is enough for what they have spent and the store has not heard of.
 //  4. Any interval T admits at most a rate's burst and what flows in during T and one
 //     second, and what fleetRate says.
 //  5. No more permits are in use than there are, also where a replica is not heard, as
@@ -156,6 +158,7 @@ type fleet struct {
 	length time.Duration
 	plain  bool // no replica dies, and no clock is set
 	loses  bool // the store, what it has acknowledged
+	disks  bool // are lost
 
 	over    chan struct{}  // closed when the time of the fleet is over: callers end
 	closing chan struct{}  // closed when those who live shall close
@@ -186,6 +189,8 @@ type fleetSum struct {
 	twice int64 // of that, what was beyond the cost
 	heard int64 // what was beyond the hold: the store may have heard of it
 	gone  int64 // what the store has lost, and nobody told it in time
+
+	unbooked int64 // what lost records said
 }
 
 func newFleet(t *testing.T, seed uint64) *fleet {
@@ -195,6 +200,8 @@ func newFleet(t *testing.T, seed uint64) *fleet {
 		length: pick(rng, 20*time.Second, 40*time.Second, 90*time.Second), plain: rng.IntN(8) == 0, loses: rng.IntN(2) == 0, lossy: rng.IntN(3) > 0,
 	}
 	f.config = newFleetConfig(rng)
+	more := f.source(1 << 34) // what came later leaves the course of the others
+	f.disks = more.IntN(4) == 0
 	f.requests.limit = f.config.rate
 	return f
 }
@@ -311,11 +318,17 @@ func (f *fleet) settled(when string, replicas []*replica) {
 		for _, r := range replicas {
 			booked += int64(r.balances.Spent(text[:cut], text[cut+1:]))
 		}
-		if booked != s.spent+s.again {
-			f.problemLocked("%s: the records say that %d of %s is spent, want %d and %d", when, booked, text, s.spent, s.again)
+		if booked != s.spent+s.again-s.unbooked {
+			f.problemLocked("%s: the records say that %d of %s is spent, want %d and %d, less %d", when, booked, text, s.spent, s.again, s.unbooked)
 		}
-		if st.Settled < booked-s.gone || st.Settled > booked+s.heard || st.Escrowed != 0 {
-			f.problemLocked("%s: the store has %d of %s settled and %d escrowed, want %d to %d, and 0", when, st.Settled, text, st.Escrowed, booked-s.gone, booked+s.heard)
+		// Beside what those had whose records are lost: that stays set aside.
+		void := st.void.Granted - st.void.Returned - st.void.Spent
+		settled := st.Settled - st.void.Spent
+		if settled < booked-s.gone || settled > booked+s.heard || st.Escrowed != void {
+			f.problemLocked("%s: the store has %d of %s settled and %d escrowed, want %d to %d, and %d", when, settled, text, st.Escrowed, booked-s.gone, booked+s.heard, void)
+		}
+		if most := st.void.Spent + void + s.over; s.unbooked > most {
+			f.problemLocked("%s: of %s lost records said that %d is spent, and %d is set aside", when, text, s.unbooked, most)
 		}
 	}
 }
