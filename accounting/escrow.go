@@ -540,10 +540,11 @@ func (l *Ledger) holdLocked(a *account, w *window, need int64) {
 
 // borrowLocked takes what a call lacks by this ledger's own word while the store
 // is down, if every limit that would refuse allows it. Others hear of it as the
-// store answers again. a.mu is held.
+// store answers again. As long as more is out than the limit, maybe since it was
+// taken like this, it is not allowed once more. a.mu is held.
 func (l *Ledger) borrowLocked(w *window, r refill) bool {
 	lacking := r.need - w.inHand()
-	within := lacking <= r.within/l.replicas-w.supply.borrowed && r.need <= r.lowest-w.used()-w.held
+	within := !w.supply.over && lacking <= r.within/l.replicas-w.supply.borrowed && r.need <= r.lowest-w.used()-w.held
 	if !r.allow && !within {
 		return false
 	}

@@ -647,6 +647,45 @@ func TestWithinIsDivided(t *testing.T) {
 	})
 }
 
+// TestWithinOutages: what a budget allows while the store is down is allowed once, not in
+// each of several outages, as long as more is out than the limit.
+func TestWithinOutages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 2, accounting.Limit{Name: "b", Resource: accounting.USD, Amount: 100, Window: accounting.Day, OnStoreDown: accounting.OnStoreDown{Within: 20}})
+		var all accounting.Hold
+		mustAdmit(t, s.ledgers[0], &all, s.tables[0], subject("k", "t"), accounting.Need{USD: 100}, time.Now())
+		outage := func() (admitted int) {
+			s.store.down.Store(true)
+			for range 10 {
+				var h accounting.Hold
+				if admit(s.ledgers[1], &h, s.tables[1], subject("k", "t"), accounting.Need{USD: 10}, time.Now()) == nil {
+					admitted++
+					s.ledgers[1].Settle(&h, 10, 0, time.Now())
+				}
+			}
+			s.store.down.Store(false)
+			time.Sleep(3 * time.Second) // Run tells what was allowed
+			return admitted
+		}
+		if n := outage(); n != 2 {
+			t.Errorf("%d calls of 10 were admitted without the store, want 2: 20", n)
+		}
+		if n := outage(); n != 0 {
+			t.Errorf("%d calls of 10 were admitted without the store a second time, want none", n)
+		}
+		s.ledgers[0].Settle(&all, 0, 0, time.Now())
+		time.Sleep(3 * time.Second)
+		var h accounting.Hold
+		mustAdmit(t, s.ledgers[1], &h, s.tables[1], subject("k", "t"), accounting.Need{USD: 10}, time.Now())
+		s.ledgers[1].Settle(&h, 10, 0, time.Now())
+		time.Sleep(3 * time.Second)
+		if n := outage(); n != 2 {
+			t.Errorf("%d calls of 10 were admitted without the store once there was room again, want 2", n)
+		}
+		s.end()
+	})
+}
+
 // TestOverdraftIsNotAskedFor: what a ledger overdrew is the store's to book, and no part
 // of what its next call needs: that is one question.
 func TestOverdraftIsNotAskedFor(t *testing.T) {
