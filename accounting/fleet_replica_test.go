@@ -119,6 +119,8 @@ type life struct {
 	// The fleet's lock guards what follows.
 	parallel int // calls in flight
 	requests corrections
+
+	unanswered atomic.Int64 // Takes
 }
 
 // live is a process, from its start to its end. It reports whether it lived when the
@@ -317,7 +319,9 @@ func (l *life) examine() {
 func (l *life) join(ctx context.Context, running *sync.WaitGroup) bool {
 	f, r := l.f, l.r
 	var err error
-	l.ledger, err = accounting.New(accounting.Config{Store: r.net.of(l), Replica: l.journal.Writer(), Shared: true, Now: r.now})
+	l.ledger, err = accounting.New(accounting.Config{
+		Store: r.net.of(l), Replica: l.journal.Writer(), Shared: true, Replicas: f.n, Now: r.now,
+	})
 	if err != nil {
 		return l.failed("ledger", err)
 	}
@@ -457,18 +461,26 @@ func (l *life) call(rng *rand.Rand, caller uint64) {
 		}
 		took := upTo(rng, pick(rng, 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond, 100*time.Millisecond, time.Second))
 		table := l.table.Load()
-		began := time.Now()
+		began, unanswered := time.Now(), l.unanswered.Load()
 		r := l.ledger.Enter(&h, table, s, l.r.now())
 		entered := time.Now()
 		if r == nil {
 			r = l.ledger.Reserve(&h, table, s, accounting.Need{USD: money.NanoUSD(c.need)}, l.r.now())
 		}
-		l.took(began, entered, r)
+		// A rate that allows it lets a call pass that asked in vain, and takes nothing.
+		if !f.requests.limit.OnStoreDown.Allow || l.unanswered.Load() == unanswered {
+			l.took(began, entered, r)
+		} else {
+			f.count("maybe passed by an outage")
+		}
 		if l.dead.Load() {
 			return
 		}
 		if r != nil {
 			f.count("refused: " + r.Code.String())
+			if f.requests.limit.OnStoreDown.Allow && r.Code == accounting.QuotaUnavailable && r.Limit.Resource == accounting.Requests {
+				f.problem("a rate that allows it has refused a call since the store is down")
+			}
 			l.sleep(upTo(rng, time.Second))
 			continue
 		}
@@ -523,9 +535,11 @@ func (l *life) let(id string, c *fleetCall, h *accounting.Hold) bool {
 			s := f.sumLocked(r.Account)
 			s.held += c.need
 			s.most = max(s.most, r.Limit)
+			if s.held+s.spent > s.most+s.over+f.within {
+				f.problemLocked("%s: %d of %s is held and %d spent of at most %d, %d and %d", id, s.held, r.Account, s.spent, s.most, s.over, f.within)
+			}
 			if s.held+s.spent > s.most+s.over {
-				f.counts["overspends"]++
-				f.problemLocked("%s: %d of %s is held and %d spent of at most %d and %d", id, s.held, r.Account, s.spent, s.most, s.over)
+				f.counts["beyond by an outage"]++
 			}
 		}
 	}

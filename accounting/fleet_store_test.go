@@ -238,7 +238,7 @@ func (s *fleetStore) sync(ctx context.Context, c quota.Sync) quota.State {
 	st.Lost = s.lost
 	s.noteLocked(&c, st.Granted)
 	f.mu.Lock()
-	most := sum.most + sum.over + sum.twice
+	most := sum.most + sum.over + sum.twice + f.within
 	if has := st.Settled + st.Escrowed; has > most && !s.lost {
 		stale := s.staleLocked(ctx, c.Key)
 		if has > most+stale {
@@ -484,7 +484,11 @@ func (n lifeNet) Leave(ctx context.Context, replica string) error {
 
 // Take implements quota.Store.
 func (n lifeNet) Take(ctx context.Context, c quota.Take) (quota.Taken, error) {
-	return send(n, callID("take", c.Key, c.Replica, c.Seq), func() quota.Taken { return n.life.f.store.take(ctx, c) })
+	got, err := send(n, callID("take", c.Key, c.Replica, c.Seq), func() quota.Taken { return n.life.f.store.take(ctx, c) })
+	if err != nil {
+		n.life.unanswered.Add(1)
+	}
+	return got, err
 }
 
 // Permit implements quota.Store.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"airgate/accounting"
+	"airgate/accounting/money"
 )
 
 var (
@@ -33,6 +34,7 @@ var foundFleets = []struct {
 	{239, "an account that a reload dropped, since a clock was ahead, was not told to a store that had lost it"},
 	{318, "what was in hand as a clock that was ahead was set back stayed there"},
 	{548, "what who died had in hand was set aside again after a loss, by the words of others"},
+	{15, "what a budget allows while the store is down was allowed again in each outage"},
 }
 
 // TestFleet is several airgates that share one store, in virtual time. Real are
@@ -56,7 +58,8 @@ var foundFleets = []struct {
 //     within the greatest limit that was in force since the window began, but for what
 //     calls have cost beyond their holds (P3), and, where the store has lost something
 //     and grants again without a replica that it has not heard, what that one had and
-//     nobody else has told (P9).
+//     nobody else has told (P9), and what a budget allows all replicas together while
+//     the store is down.
 //  2. The store never has more settled and escrowed than that, and what a crash has
 //     charged beyond the cost (P1), but while it learns what it has lost, and then for
 //     what the newest word of who has ended would give back, which it has an older one
@@ -67,7 +70,8 @@ var foundFleets = []struct {
 //     lost, what its processes had in hand stays set aside, no less and no more, and
 //     is enough for what they have spent and the store has not heard of.
 //  4. Any interval T admits at most a rate's burst and what flows in during T and one
-//     second, and what fleetRate says.
+//     second, and what fleetRate says, but for calls that ask the store in vain, if the
+//     rate allows them.
 //  5. No more permits are in use than there are, also where a replica is not heard, as
 //     no call lasts for longer than it may be unheard; in the end all are free.
 func TestFleet(t *testing.T) {
@@ -156,9 +160,11 @@ type fleet struct {
 	rng    *rand.Rand // of what is decided before it begins
 	store  *fleetStore
 	length time.Duration
-	plain  bool // no replica dies, and no clock is set
-	loses  bool // the store, what it has acknowledged
-	disks  bool // are lost
+	n      int   // replicas
+	plain  bool  // no replica dies, and no clock is set
+	loses  bool  // the store, what it has acknowledged
+	disks  bool  // are lost
+	within int64 // each budget allows beyond its limit while the store is down
 
 	over    chan struct{}  // closed when the time of the fleet is over: callers end
 	closing chan struct{}  // closed when those who live shall close
@@ -202,6 +208,8 @@ func newFleet(t *testing.T, seed uint64) *fleet {
 	f.config = newFleetConfig(rng)
 	more := f.source(1 << 34) // what came later leaves the course of the others
 	f.disks = more.IntN(4) == 0
+	f.config.outages(more)
+	f.within = int64(f.config.company.OnStoreDown.Within)
 	f.requests.limit = f.config.rate
 	return f
 }
@@ -246,10 +254,10 @@ func (f *fleet) run() tallies {
 	synctest.Test(f.t, func(*testing.T) {
 		f.over, f.closing = make(chan struct{}), make(chan struct{})
 		f.store = newFleetStore(f)
-		n := 1 + f.rng.IntN(5)
+		f.n = 1 + f.rng.IntN(5)
 		var living, editing sync.WaitGroup
 		var replicas []*replica
-		for i := range n {
+		for i := range f.n {
 			r := newReplica(f, i)
 			replicas = append(replicas, r)
 			f.ready.Add(1)
@@ -327,7 +335,7 @@ func (f *fleet) settled(when string, replicas []*replica) {
 		if settled < booked-s.gone || settled > booked+s.heard || st.Escrowed != void {
 			f.problemLocked("%s: the store has %d of %s settled and %d escrowed, want %d to %d, and %d", when, settled, text, st.Escrowed, booked-s.gone, booked+s.heard, void)
 		}
-		if most := st.void.Spent + void + s.over; s.unbooked > most {
+		if most := st.void.Spent + void + s.over + f.within; s.unbooked > most {
 			f.problemLocked("%s: of %s lost records said that %d is spent, and %d is set aside", when, text, s.unbooked, most)
 		}
 	}
@@ -366,6 +374,15 @@ func newFleetConfig(rng *rand.Rand) fleetConfig {
 		c.rate.Amount, c.rate.Burst = pick[int64](rng, 3_600, 18_000, 36_000), 1+rng.Int64N(50)
 	}
 	return c
+}
+
+// outages is what some limits allow while the store is down.
+func (c *fleetConfig) outages(rng *rand.Rand) {
+	if rng.IntN(4) == 0 {
+		within := accounting.OnStoreDown{Within: money.NanoUSD(1 + rng.Int64N(c.company.Amount/4))}
+		c.company.OnStoreDown, c.keys.OnStoreDown, c.total.OnStoreDown = within, within, within
+	}
+	c.rate.OnStoreDown.Allow = rng.IntN(4) == 0
 }
 
 func (c *fleetConfig) limits() []accounting.Limit {
