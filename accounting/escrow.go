@@ -25,8 +25,8 @@ const (
 	idleStock = 2 * time.Second
 	// Where a limit leaves so much room that nobody misses it, what is in hand of an
 	// account-window shall last for ample, at the pace of the last steadyFor: Run asks
-	// when a quarter of it is left. Nothing stays in hand where no call begins or ends
-	// for quietFor.
+	// when a quarter of it is left. Hardly anything stays in hand where no call begins
+	// or ends for quietFor.
 	ample = 20 * time.Second
 	// Of room that nobody is about to need, what lasts so long is in hand: for so long
 	// calls go on while the store is down.
@@ -35,6 +35,9 @@ const (
 	quietFor  = 2500 * time.Millisecond
 	// fewCalls more like it is what a call that lacks something asks for then.
 	fewCalls = 4
+	// What calls were about to take stays in hand for lullFor, though they take less
+	// meanwhile, as far as it is a small part of the room that nobody has.
+	lullFor = time.Minute
 	// reportEvery is how old what the store knows of spent money may be. It is set aside
 	// before it is spent: who is told later sees it as reserved.
 	reportEvery = 10 * time.Second
@@ -78,6 +81,8 @@ type supply struct {
 	dry      int64 // until then …
 	dryNeed  int64 // … so much is not there, whoever is asked
 	borrowed int64 // taken by the owner's word while the store was down, and not yet told
+	peak     int64 // most that was to be in hand …
+	peakAt   int64 // … at that time
 	shares   []quota.Share
 	detailed int64  // when they were told
 	heardAt  int64  // when the store has last answered
@@ -308,12 +313,17 @@ func (t tended) due(l *Ledger) (call func()) {
 	p.measure(w.spent+w.held, now)
 	inHand, share := w.inHand(), w.share()
 	quiet := now-p.moved >= int64(quietFor)
-	target := max(p.lasts(stock), min(p.aim(share), share))
+	var target int64
+	if !quiet {
+		target = max(p.lasts(stock), min(p.aim(share), share))
+	}
+	p.aimed(target, now)
+	keep := max(target, min(p.peak, share/4))
 	switch {
-	case p.over || quiet:
+	case p.over:
 		w.returned += max(0, inHand)
-	case inHand > max(p.lasts(idleStock), 2*target):
-		w.returned += inHand - target
+	case inHand > max(p.lasts(idleStock), 2*keep):
+		w.returned += inHand - keep
 	case l.wallClock() < w.end && inHand < max(p.lasts(stock/2), target/4):
 		// Crumbs of what is left are for calls that need them.
 		if ahead := max(0, p.aim(share)-inHand); share >= ahead/2 {
@@ -324,12 +334,16 @@ func (t tended) due(l *Ledger) (call func()) {
 	ask.detail = known > detailEvery
 	// Only money is in the book: what else was spent, a crash forgets unless the store
 	// has heard of it.
-	told := w.spent == w.reported || isMoney(a.text) && !quiet && now-p.heardAt < int64(reportEvery)
+	report := reportEvery
+	if quiet {
+		report = idleEvery // as for those of which nothing is in hand
+	}
+	told := w.spent == w.reported || isMoney(a.text) && now-p.heardAt < int64(report)
 	// A limit that was lowered bites when all have heard that more is out.
 	version := l.version.Load()
 	edited := version != p.version
 	p.version = version
-	if p.unsure || edited || !told || w.returned != p.given || p.borrowed > 0 || ask.want > inHand || known > detailAtMost && w.known {
+	if p.unsure || edited || !told || w.returned != p.given || p.borrowed > 0 || ask.want > inHand || !quiet && known > detailAtMost && w.known {
 		return func() { l.tend(a, w, ask) }
 	}
 	if w.inHand() == 0 && w.held == 0 && w.spent == w.reported {
@@ -365,6 +379,13 @@ func (p *pace) steadily(d time.Duration) int64 {
 // room, if that is more.
 func (p *supply) aim(share int64) int64 {
 	return max(p.lasts(stock), p.steadily(ample), min(p.steadily(provision), share/4))
+}
+
+// aimed notes what is to be in hand.
+func (p *supply) aimed(n, now int64) {
+	if n >= p.peak || now-p.peakAt > int64(lullFor) {
+		p.peak, p.peakAt = n, now
+	}
 }
 
 // lasts is what calls take in d.
@@ -486,6 +507,7 @@ func (l *Ledger) refillLocked(who *waiter, a *account, w *window, t syncTerms, r
 			if few := mulDiv(r.need, fewCalls, 1, down); few <= share/fewCalls {
 				ahead = max(ahead, few)
 			}
+			p.aimed(min(ahead, share), began)
 			ask.want = w.inHand() + min(ahead, share)
 			ask.recall = true
 		}

@@ -278,7 +278,7 @@ func (f *fleet) run() tallies {
 		if len(f.store.losses) > 0 {
 			time.Sleep(75 * time.Second) // what who has ended had comes back
 		}
-		time.Sleep(8 * time.Second) // what is idle comes back, also what a late answer brings
+		time.Sleep(100 * time.Second) // what is idle comes back, also what a late answer brings
 		f.settled("when nobody calls any more", replicas)
 		close(f.closing)
 		living.Wait()
@@ -478,7 +478,7 @@ func TestInHand(t *testing.T) {
 		limit int64 // from then on
 		wait  time.Duration
 	}{
-		"no calls any more":    {cents(1_000_000), 3 * time.Second},
+		"no calls any more":    {cents(1_000_000), 65 * time.Second},
 		"the limit is lowered": {cents(50), 300 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -520,7 +520,7 @@ func TestNothingInHand(t *testing.T) {
 			f.ledgers[0].Settle(&h, usd(1), 0, time.Now())
 			time.Sleep(time.Second)
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(30 * time.Second)
 		if settled, escrowed := has(t, f.store.Store, "usd|month@UTC", thisMonth()); settled != cents(2) || escrowed != 0 {
 			t.Errorf("the store has %d settled and %d escrowed, want %d and 0", settled, escrowed, cents(2))
 		}

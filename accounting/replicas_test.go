@@ -31,11 +31,11 @@ var replicasLong = flag.Bool("replicas.long", false, "simulate 100 replicas, at 
 // What calls hold and have cost on an account never passes its limit, and when all
 // have ended the store has what they cost.
 func TestStoreCalls(t *testing.T) {
-	worlds := []*crowd{{replicas: 20, rate: 200, length: 6 * time.Second, asks: 0.15}}
+	worlds := []*crowd{{replicas: 20, rate: 200, warmUp: 8 * time.Second, length: 6 * time.Second, asks: 0.15}}
 	if *replicasLong {
-		worlds = []*crowd{{rate: 25}, {rate: 50}, {rate: 100}, {rate: 200, asks: 0.15}}
+		worlds = []*crowd{{rate: 25}, {rate: 50}, {rate: 100, asks: 0.15}, {rate: 200, asks: 0.15}}
 		for _, w := range worlds {
-			w.replicas, w.length = 100, 12*time.Second
+			w.replicas, w.warmUp, w.length = 100, 30*time.Second, 12*time.Second
 		}
 	}
 	for _, w := range worlds {
@@ -49,7 +49,8 @@ func TestStoreCalls(t *testing.T) {
 type crowd struct {
 	replicas int
 	rate     float64       // calls a second of a replica, on average
-	length   time.Duration // after a warm-up
+	warmUp   time.Duration // each key is called for the first time on each replica
+	length   time.Duration // after that
 	asks     float64       // store calls for each call, at most; 0 = as many as there are
 
 	budgets map[string]*tab // :: name → what calls on it hold and have cost
@@ -77,7 +78,6 @@ const (
 	crowdKeys    = 100
 	crowdModels  = 4
 	crowdCallers = 4 // of each replica: each has many calls open
-	crowdWarmUp  = 8 * time.Second
 
 	// A call costs between nothing and this, a third of it on average.
 	crowdWorst = int64(money.USD / 50)
@@ -124,7 +124,7 @@ func (c *crowd) run(t *testing.T) {
 		teams[k%crowdTeams] += share
 		seconds := day
 		if k == 30 || k == 60 {
-			seconds = crowdWarmUp.Seconds() + c.length.Seconds()/2
+			seconds = c.warmUp.Seconds() + c.length.Seconds()/2
 		}
 		budget(fmt.Sprint("key", k), share, accounting.Day, seconds, accounting.Match{Key: []string{fmt.Sprint("key", k)}})
 	}
@@ -153,12 +153,12 @@ func (c *crowd) run(t *testing.T) {
 				caller{
 					crowd: c, ledger: s.ledgers[i], table: s.tables[i], rng: rand.New(rand.NewPCG(uint64(i), uint64(n))),
 					every: time.Duration(float64(time.Second) * crowdCallers / (c.rate * float64(c.replicas) * replicas[i])),
-					keys:  keys, models: models, subjects: subjects, end: begin.Add(crowdWarmUp + c.length),
+					keys:  keys, models: models, subjects: subjects, end: begin.Add(c.warmUp + c.length),
 				}.run()
 			})
 		}
 	}
-	time.Sleep(crowdWarmUp)
+	time.Sleep(c.warmUp)
 	calls, admitted, refused := s.store.calls.Load(), c.admitted.Load(), c.refused.Load()
 	time.Sleep(c.length)
 	calls, admitted, refused = s.store.calls.Load()-calls, c.admitted.Load()-admitted, c.refused.Load()-refused

@@ -199,7 +199,7 @@ func TestDepartedAreToldAgain(t *testing.T) {
 		second := begin(t, store, book, "r.2", month).running(living)
 		second.admit("b", &h, 5)
 		second.settle("b", &h, 5)
-		time.Sleep(3 * time.Second) // what is idle comes back
+		time.Sleep(65 * time.Second) // what is idle comes back
 		store.lose(t)
 		expect("told by the second", 45, 0)
 
