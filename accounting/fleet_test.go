@@ -510,18 +510,20 @@ func TestInHand(t *testing.T) {
 	}
 }
 
-// TestNothingInHand: what was spent is told though nothing is in hand or held.
+// TestNothingInHand: what was spent is told though nothing is in hand or held, and
+// though the window is over.
 func TestNothingInHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := share(t, 1, accounting.Limit{Name: "b", Resource: accounting.USD, Amount: cents(2), Window: accounting.Month})
 		var h accounting.Hold
+		last := time.Now().AddDate(0, -1, 0)
 		for range 2 { // the first look at a window tells all of it
-			mustAdmit(t, f.ledgers[0], &h, f.tables[0], subject("k", "t"), accounting.Need{USD: usd(1)}, time.Now())
-			f.ledgers[0].Settle(&h, usd(1), 0, time.Now())
+			mustAdmit(t, f.ledgers[0], &h, f.tables[0], subject("k", "t"), accounting.Need{USD: usd(1)}, last)
+			f.ledgers[0].Settle(&h, usd(1), 0, last)
 			time.Sleep(time.Second)
 		}
 		time.Sleep(30 * time.Second)
-		if settled, escrowed := has(t, f.store.Store, "usd|month@UTC", thisMonth()); settled != cents(2) || escrowed != 0 {
+		if settled, escrowed := has(t, f.store.Store, "usd|month@UTC", last.Format("2006-01")); settled != cents(2) || escrowed != 0 {
 			t.Errorf("the store has %d settled and %d escrowed, want %d and 0", settled, escrowed, cents(2))
 		}
 		f.end()

@@ -226,9 +226,30 @@ func list() []mutant {
 		{
 			breaks: "what lies idle goes back",
 			file:   "accounting/escrow.go",
-			line:   "	case p.over || quiet:\n",
-			mutant: "	case p.over:\n",
+			line:   "if n >= p.peak || now-p.peakAt > int64(lullFor) {",
+			mutant: "if n >= p.peak {",
 			tests:  "TestInHand",
+		},
+		{
+			breaks: "how old something is does not depend on a clock that is set",
+			file:   "accounting/escrow.go",
+			line:   "return l.began.UnixNano() + int64(time.Since(l.began)) }",
+			mutant: "return l.wallClock() }",
+			tests:  "TestSharedClockSetBack",
+		},
+		{
+			breaks: "what is allowed while the store is down is allowed once",
+			file:   "accounting/escrow.go",
+			line:   "within := !w.supply.over && lacking",
+			mutant: "within := lacking",
+			tests:  "TestWithinOutages",
+		},
+		{
+			breaks: "a call waits for a silent store once",
+			file:   "accounting/turn.go",
+			line:   "	if who.vain != nil {\n		return who.vain\n	}\n",
+			mutant: "",
+			tests:  "TestSilentStore",
 		},
 		{
 			breaks: "spending that is not yet told keeps its window tended",
