@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -114,6 +115,7 @@ type life struct {
 	balances *accounting.Balances
 	ledger   *accounting.Ledger
 	table    atomic.Pointer[accounting.Table]
+	removed  atomic.Bool // as in its config
 	callers  sync.WaitGroup
 
 	// The fleet's lock guards what follows.
@@ -281,9 +283,9 @@ func (l *life) failed(what string, err error) bool {
 
 // examine compares what the book has of the calls of earlier lives.
 func (l *life) examine() {
-	open := map[string]bool{}
+	open := map[string]int64{} // :: request id → what its call held, at least 1
 	for _, o := range l.balances.Open() {
-		open[o.RequestID] = true
+		open[o.RequestID] = int64(o.Reserved)
 	}
 	f := l.f
 	f.mu.Lock()
@@ -294,15 +296,15 @@ func (l *life) examine() {
 		for _, a := range c.accounts {
 			s := f.sumLocked(a)
 			switch {
-			case c.counted && open[id]: // its settlement is lost
-				s.again += c.need - c.cost
-				l.r.charged[a] += c.need - c.cost
-				s.twice += max(0, c.need-c.cost)
-				s.heard += max(0, c.cost-c.need)
+			case c.counted && open[id] > 0: // its settlement is lost
+				s.again += open[id] - c.cost
+				l.r.charged[a] += open[id] - c.cost
+				s.twice += max(0, open[id]-c.cost)
+				s.heard += max(0, c.cost-open[id])
 			case c.counted:
-			case open[id]:
+			case open[id] > 0:
 				s.held -= c.need
-				l.r.chargeLocked(a, c.need)
+				l.r.chargeLocked(a, open[id])
 			case c.ended: // its settlement was written as it died
 				s.held -= c.need
 				l.r.chargeLocked(a, c.cost)
@@ -368,9 +370,13 @@ func (l *life) apply(config fleetConfig) bool {
 			return l.failed("the record of an override", err)
 		}
 	}
+	if config.removed {
+		l.removed.Store(true)
+	}
 	if err := l.ledger.Apply(table, l.r.now()); err != nil {
 		return l.failed("limits", err)
 	}
+	l.removed.Store(config.removed)
 	l.table.Store(table)
 	return true
 }
@@ -477,6 +483,9 @@ func (l *life) call(rng *rand.Rand, caller uint64) {
 			return
 		}
 		if r != nil {
+			if r.Limit != nil && r.Limit.Mode == accounting.Shadow {
+				f.problem("%s, which is shadow, refuses a call", r.Limit.Name)
+			}
 			f.count("refused: " + r.Code.String())
 			if f.requests.limit.OnStoreDown.Allow && r.Code == accounting.QuotaUnavailable && r.Limit.Resource == accounting.Requests {
 				f.problem("a rate that allows it has refused a call since the store is down")
@@ -490,6 +499,9 @@ func (l *life) call(rng *rand.Rand, caller uint64) {
 		}
 		// The call goes on until it ends, though the process is being stopped.
 		if time.Sleep(1 + took); l.dead.Load() {
+			return
+		}
+		if f.slices && rng.IntN(2) == 0 && !l.extend(id, c, &h, s, rng) {
 			return
 		}
 		l.settle(id, c, &h)
@@ -531,18 +543,18 @@ func (l *life) let(id string, c *fleetCall, h *accounting.Hold) bool {
 				f.problemLocked("%d calls at once, with %d permits", f.parallel, r.Limit)
 			}
 		case "usd":
-			c.accounts = append(c.accounts, r.Account)
 			s := f.sumLocked(r.Account)
+			if r.Mode == "enforce" {
+				s.most = max(s.most, r.Limit)
+			}
+			if slices.Contains(c.accounts, r.Account) {
+				continue
+			}
+			c.accounts = append(c.accounts, r.Account)
 			s.held += c.need
-			s.most = max(s.most, r.Limit)
-			if s.held+s.spent > s.most+s.over+f.within {
-				f.problemLocked("%s: %d of %s is held and %d spent of at most %d, %d and %d", id, s.held, r.Account, s.spent, s.most, s.over, f.within)
-			}
-			if s.held+s.spent > s.most+s.over {
-				f.counts["beyond by an outage"]++
-			}
 		}
 	}
+	f.withinLocked(id, c)
 	l.r.calls[id] = c
 	f.mu.Unlock()
 	at, err := l.journal.Append(&record.Record{
@@ -555,6 +567,65 @@ func (l *life) let(id string, c *fleetCall, h *accounting.Hold) bool {
 		f.problem("the intent of %s: %v", id, err)
 	}
 	return err == nil && !l.dead.Load()
+}
+
+// withinLocked looks whether what is held and spent on the accounts of a call is within
+// their limits.
+func (f *fleet) withinLocked(id string, c *fleetCall) {
+	for _, a := range c.accounts {
+		s := f.sumLocked(a)
+		if s.free || s.held+s.spent <= s.most+s.over {
+			continue
+		}
+		if f.counts["beyond by an outage"]++; s.held+s.spent > s.most+s.over+f.within {
+			f.problemLocked("%s: %d of %s is held and %d spent of at most %d, %d and %d", id, s.held, a, s.spent, s.most, s.over, f.within)
+		}
+	}
+}
+
+// extend holds more for a call that goes on, and returns once that is safe in the book.
+func (l *life) extend(id string, c *fleetCall, h *accounting.Hold, s *accounting.Subject, rng *rand.Rand) bool {
+	f := l.f
+	more := 1 + rng.Int64N(20)
+	removed := l.removed.Load()
+	r := l.ledger.Extend(h, s, money.NanoUSD(more), l.r.now())
+	removed = removed || l.removed.Load()
+	if l.dead.Load() {
+		return false
+	}
+	if r != nil {
+		f.count("refused extensions")
+		if r.Limit.Mode == accounting.Shadow {
+			f.problem("%s, which is shadow, refuses to hold more", r.Limit.Name)
+		}
+		return true
+	}
+	f.mu.Lock()
+	f.counts["extensions"]++
+	c.need += more
+	for _, a := range c.accounts {
+		s := f.sumLocked(a)
+		s.held += more
+		if removed && strings.HasPrefix(a, "usd|each=key:") {
+			s.over += more // no limit is there any more
+		}
+	}
+	f.withinLocked(id, c)
+	f.mu.Unlock()
+	at, err := l.journal.Append(&record.Record{Type: record.Extend, Time: l.r.now(), RequestID: id, Reserved: money.NanoUSD(c.need)})
+	if err == nil {
+		err = l.journal.Wait(context.Background(), at)
+	}
+	if err != nil && !l.dead.Load() {
+		f.problem("the extension of %s: %v", id, err)
+	}
+	if err != nil || l.dead.Load() {
+		return false
+	}
+	if c.cost = rng.Int64N(c.need + 1); rng.IntN(50) == 0 {
+		c.cost = c.need + 1 + rng.Int64N(40)
+	}
+	return true
 }
 
 // settle ends a call.

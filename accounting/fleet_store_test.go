@@ -239,7 +239,7 @@ func (s *fleetStore) sync(ctx context.Context, c quota.Sync) quota.State {
 	s.noteLocked(&c, st.Granted)
 	f.mu.Lock()
 	most := sum.most + sum.over + sum.twice + f.within
-	if has := st.Settled + st.Escrowed; has > most && !s.lost {
+	if has := st.Settled + st.Escrowed; has > most && !s.lost && !sum.free {
 		stale := s.staleLocked(ctx, c.Key)
 		if has > most+stale {
 			f.problemLocked("the store has %d of %s settled and %d escrowed, of at most %d and %d", st.Settled, c.Key, st.Escrowed, most, stale)
