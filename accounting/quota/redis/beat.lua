@@ -1,14 +1,16 @@
 -- One replica lives, and hears whether the shard is whole. If it is not, it is
 -- learned anew: from now until all who may have a part of it have told it, or
 -- are gone.
--- KEYS: the shard's register, fleet and learning. ARGV: replica, whether to list
--- the fleet; in milliseconds: how long to wait for who has not joined yet, for
+-- KEYS: the shard's register, fleet, learning and silent. ARGV: replica, whether to
+-- list the fleet; in milliseconds: how long to wait for who has not joined yet, for
 -- who does not live any more, and when those are forgotten.
 -- The register is a sorted set: each window of the shard -> when it expires, and
 -- @<replication id of the server on which the shard was last whole> -> 0.
--- The fleet is a hash: replica -> when it last lived. The learning is a hash: id,
--- began, m:<replica that somebody remembers>, d:<replica that has told all>.
-local register, fleet, learning = KEYS[1], KEYS[2], KEYS[3]
+-- The fleet is a hash: replica -> when it last lived. So is the silent, of those that
+-- the fleet has forgotten: for who asks what became of one that does not come back.
+-- The learning is a hash: id, began, m:<replica that somebody remembers>,
+-- d:<replica that has told all>.
+local register, fleet, learning, silent = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local me, list, join, gone, forget = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local function text(n) return string.format('%.0f', n) end
@@ -58,6 +60,11 @@ if list then
   for i = 1, #all, 2 do
     if whole and tonumber(all[i + 1]) < now - forget then
       redis.call('HDEL', fleet, all[i])
+      redis.call('HSET', silent, all[i], all[i + 1])
+      local old = redis.call('HGETALL', silent)
+      for j = 1, #old, 2 do
+        if tonumber(old[j + 1]) < now - 400 * 86400000 then redis.call('HDEL', silent, old[j]) end
+      end
     else
       members[#members + 1] = all[i]
     end

@@ -140,7 +140,7 @@ func (s *Store) beat(ctx context.Context, replica string, listed int) error {
 	ctx, cancel := context.WithTimeout(ctx, s.pace.beat)
 	defer cancel()
 	beats, err := s.pipeline(ctx, beatScript, shards, func(i int) (keys []string, args []any) {
-		return []string{registerKey(i), fleetKey(i), learningKey(i)},
+		return []string{registerKey(i), fleetKey(i), learningKey(i), silentKey(i)},
 			[]any{replica, digit(i == listed), s.pace.join.Milliseconds(), s.pace.gone.Milliseconds(), s.pace.forget.Milliseconds()}
 	})
 	s.hear(beats, listed)

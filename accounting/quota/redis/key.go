@@ -45,6 +45,7 @@ func bucketKey(shard int, name string) string  { return shardKey(shard, "bucket:
 func permitsKey(shard int, name string) string { return shardKey(shard, "permits:") + name }
 func registerKey(shard int) string             { return shardKey(shard, "register") }
 func fleetKey(shard int) string                { return shardKey(shard, "fleet") }
+func silentKey(shard int) string               { return shardKey(shard, "silent") }
 func learningKey(shard int) string             { return shardKey(shard, "learning") }
 
 // recallOf is the message that asks others for what is idle, "" for none.

@@ -16,8 +16,8 @@ var leaveSource string
 
 var leaveScript = goredis.NewScript(leaveSource) //nolint:gochecknoglobals // a constant
 
-// leaving is how many account-windows are looked at in one round trip.
-const leaving = 256
+// scanned is how many account-windows are looked at in one round trip.
+const scanned = 256
 
 // Leave implements quota.Store. It looks at every account-window there is: it is
 // for the start, and each of its round trips has the time that New has.
@@ -31,10 +31,27 @@ func (s *Store) Leave(ctx context.Context, replica string) error {
 }
 
 func (s *Store) leave(ctx context.Context, shard int, replica string) error {
+	err := s.scan(ctx, shard, func(ctx context.Context, names []string) error {
+		_, err := s.pipeline(ctx, leaveScript, len(names), func(i int) (keys []string, args []any) {
+			return []string{windowKey(shard, names[i])}, []any{replica, uint64(quota.LastSeq)}
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	within, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return s.client.HDel(within, silentKey(shard), replica).Err() // it has nothing any more that somebody would look for
+}
+
+// scan calls look with the names of all windows of a shard, some at a time, and some
+// perhaps twice.
+func (s *Store) scan(ctx context.Context, shard int, look func(ctx context.Context, names []string) error) error {
 	var cursor uint64
 	for {
 		within, cancel := context.WithTimeout(ctx, patience)
-		entries, next, err := s.client.ZScan(within, registerKey(shard), cursor, "", leaving).Result()
+		entries, next, err := s.client.ZScan(within, registerKey(shard), cursor, "", scanned).Result()
 		cancel()
 		if err != nil {
 			return err
@@ -46,9 +63,7 @@ func (s *Store) leave(ctx context.Context, shard int, replica string) error {
 			}
 		}
 		within, cancel = context.WithTimeout(ctx, patience)
-		_, err = s.pipeline(within, leaveScript, len(names), func(i int) (keys []string, args []any) {
-			return []string{windowKey(shard, names[i])}, []any{replica, uint64(quota.LastSeq)}
-		})
+		err = look(within, names)
 		cancel()
 		if err != nil {
 			return err
