@@ -31,7 +31,7 @@ type Balances struct {
 	// they had there, and what was told for good of all others.
 	sharing map[string]map[string]money.NanoUSD // :: writer → account-window → spent, 0 where it only was
 	told    map[string]money.NanoUSD            // :: account-window
-	closed  map[string]closing                  // :: replica that has closed
+	closed  map[string]closing                  // :: replica that has closed, or with reclaimedOf behind it another's that this one has reclaimed
 }
 
 // OpenIntent is an intent that has no settlement: its call is in flight, or
@@ -97,6 +97,7 @@ func (b *Balances) Apply(r *record.Record) {
 	case record.Admin:
 		b.noteOverride(r)
 		b.noteClosed(r)
+		b.noteReclaimed(r)
 		b.noteWarning(r, at)
 	case record.Start:
 		if r.Code == sharedStore {

@@ -83,7 +83,7 @@ func (b *Balances) foldLocked() {
 	for _, replica := range slices.Sorted(maps.Keys(b.closed)) {
 		c := b.closed[replica]
 		name, incarnation, _ := strings.Cut(replica, ".")
-		if incarnation == "" || !b.clock.over(c.at, c.lead, grace) {
+		if incarnation == "" || strings.HasSuffix(replica, reclaimedOf) || !b.clock.over(c.at, c.lead, grace) {
 			continue
 		}
 		delete(b.closed, replica)
@@ -105,13 +105,13 @@ func (b *Balances) ended(heir string) []string {
 	defer b.mu.Unlock()
 	all := slices.Collect(maps.Keys(b.sharing))
 	for replica, c := range b.closed {
-		if !strings.Contains(replica, "/") && b.recentLocked(&c) {
+		if replica = strings.TrimSuffix(replica, reclaimedOf); !strings.Contains(replica, "/") && b.recentLocked(&c) {
 			all = append(all, replica)
 		}
 	}
 	all = slices.DeleteFunc(all, func(replica string) bool { return replica == heir })
 	slices.Sort(all)
-	return all
+	return slices.Compact(all)
 }
 
 // foldedClosings follows the name of a replica in that of the sum of its writers that
@@ -124,6 +124,7 @@ func (b *Balances) departed() map[string][]quota.Share { // :: account-window
 	defer b.mu.Unlock()
 	all := make(map[string][]quota.Share)
 	for replica, c := range b.closed {
+		replica = strings.TrimSuffix(replica, reclaimedOf)
 		for text, n := range c.spent {
 			all[text] = append(all[text], quota.Share{Replica: replica, Granted: int64(n), Spent: int64(n), Closed: c.at / int64(time.Millisecond)})
 		}
