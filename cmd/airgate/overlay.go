@@ -71,12 +71,76 @@ func rowOf(l *config.LaidView) []string {
 	return []string{l.ID, string(l.State), until, to, l.By, l.Made.Format(time.RFC3339), l.Reason, dash(l.Why)}
 }
 
-// laying is how the commands that lay something over the config do it.
-type laying struct {
+// signing is how the commands that write do it: through a running airgate, unless they
+// can do without, with its token, and saying who says so, and why.
+type signing struct {
 	reader
 
 	tokenFile, by, reason string
 }
+
+// sign gives cmd the flags; why is what --reason is for.
+func (s *signing) sign(cmd *cobra.Command, why string) {
+	cmd.Flags().StringVar(&s.tokenFile, writeTokenFlag, "", "file with the token that the airgate was started with")
+	cmd.Flags().StringVar(&s.by, "by", "", "who says so (default: the user of this system)")
+	cmd.Flags().StringVar(&s.reason, "reason", "", why)
+}
+
+// signed is who says so, and why.
+func (s *signing) signed() (by, reason string, err error) {
+	if by = s.by; by == "" {
+		u, err := user.Current()
+		if err != nil {
+			return "", "", usageFault(fmt.Errorf("who says so? --by NAME: %w", err))
+		}
+		by = u.Username
+	}
+	if s.reason == "" {
+		return "", "", usageFault(errors.New("say why: --reason TEXT"))
+	}
+	return by, s.reason, nil
+}
+
+// post writes what, and reads the answer as do does.
+func (s *signing) post(ctx context.Context, path string, what, out any) ([]byte, error) {
+	token := ""
+	if !s.offline {
+		if s.tokenFile == "" {
+			or := ""
+			if s.api != nil {
+				or = "; or --offline"
+			}
+			return nil, usageFault(errors.New("a write needs --" + writeTokenFlag + " FILE, the one that the airgate was started with" + or))
+		}
+		var err error
+		if token, err = readToken(s.tokenFile); err != nil {
+			return nil, unreachable(fmt.Errorf("--%s: %w", writeTokenFlag, err))
+		}
+	}
+	body, err := json.Marshal(what)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set(admin.WriteHeader, token)
+	req.Header.Set("Content-Type", "application/json")
+	answer, err := s.do(req, out)
+	return answer, storeDown(err)
+}
+
+// storeDown gives an answer that the store cannot be reached the exit code of that.
+func storeDown(err error) error {
+	if fault, ok := errors.AsType[*apiError](err); ok && fault.Code == "store_unavailable" {
+		return unreachable(err)
+	}
+	return err
+}
+
+// laying is how the commands that lay something over the config do it.
+type laying struct{ signing }
 
 // add gives cmd the flags.
 func (l *laying) add(cmd *cobra.Command, f *flags) {
@@ -84,49 +148,16 @@ func (l *laying) add(cmd *cobra.Command, f *flags) {
 	cmd.Flags().Lookup("output").Usage = "yaml (what to commit in its place) or json"
 	l.api, l.hint = offlineOverlay(false), ", --offline writes to the store itself"
 	cmd.Flags().BoolVar(&l.offline, "offline", false, "write to the stores of --config and --data instead of asking a running airgate")
-	cmd.Flags().StringVar(&l.tokenFile, writeTokenFlag, "", "file with the token that the airgate was started with")
-	cmd.Flags().StringVar(&l.by, "by", "", "who says so (default: the user of this system)")
-	cmd.Flags().StringVar(&l.reason, "reason", "", "why; callers that are refused are told, but for a revoked key")
+	l.sign(cmd, "why; callers that are refused are told, but for a revoked key")
 }
 
 // put makes an entry, prints what to commit in its place, and says what it did.
-func (l *laying) put(ctx context.Context, t *terminal, e overlay.Entry, done string) error {
-	e.By, e.Reason = l.by, l.reason
-	if e.By == "" {
-		u, err := user.Current()
-		if err != nil {
-			return usageFault(fmt.Errorf("who says so? --by NAME: %w", err))
-		}
-		e.By = u.Username
-	}
-	if e.Reason == "" {
-		return usageFault(errors.New("say why: --reason TEXT"))
-	}
-	token := ""
-	if !l.offline {
-		if l.tokenFile == "" {
-			return usageFault(errors.New("a write needs --" + writeTokenFlag + " FILE, the one that the airgate was started with; or --offline"))
-		}
-		var err error
-		if token, err = readToken(l.tokenFile); err != nil {
-			return unreachable(fmt.Errorf("--%s: %w", writeTokenFlag, err))
-		}
-	}
-	body, err := json.Marshal(e)
-	if err != nil {
+func (l *laying) put(ctx context.Context, t *terminal, e overlay.Entry, done string) (err error) {
+	if e.By, e.Reason, err = l.signed(); err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "/api/v1/overlay", bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set(admin.WriteHeader, token)
-	req.Header.Set("Content-Type", "application/json")
 	var told admin.Told
-	answer, err := l.do(req, &told)
-	if fault, ok := errors.AsType[*apiError](err); ok && fault.Code == "store_unavailable" {
-		return unreachable(err)
-	}
+	answer, err := l.post(ctx, "/api/v1/overlay", e, &told)
 	if err != nil {
 		return err
 	}
