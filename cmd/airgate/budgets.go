@@ -119,7 +119,7 @@ func newBudgets(t *terminal, f *flags) *cobra.Command {
 	r.add(cmd, f, "table", "json", "csv")
 	r.addOffline(cmd)
 	w.add(cmd)
-	cmd.AddCommand(newBudgetsRaise(t, f))
+	cmd.AddCommand(newBudgetsRaise(t, f), newBudgetsReclaim(t, f))
 	return cmd
 }
 

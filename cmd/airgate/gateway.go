@@ -417,7 +417,7 @@ func (g *gateway) openSocket(context.Context) error {
 	}
 	g.task("ext_proc server", func() error { return g.server.Serve(socket) })
 	api := admin.Config{
-		Budgets: g.budgets, Snapshot: g.reloader.Current, Status: g.reloader.Status, Put: g.put,
+		Budgets: g.budgets, Snapshot: g.reloader.Current, Status: g.reloader.Status, Put: g.put, Holders: g.holders, Reclaim: g.reclaim,
 		Keys: func() ([]config.ListedKey, error) { return config.ListKeys(g.config) },
 	}
 	if g.sink != nil {

@@ -36,9 +36,10 @@ func aloneOrShared(q config.Quota) error {
 type quotaStore struct {
 	quota.Store
 
-	shared  bool                        // other airgates count on it, too
-	overlay overlay.Store               // on the same server; nil = there is none
-	whole   func(context.Context) error // waits until it grants
+	shared  bool                                        // other airgates count on it, too
+	overlay overlay.Store                               // on the same server; nil = there is none
+	whole   func(context.Context) error                 // waits until it grants
+	survey  func(context.Context) (quota.Survey, error) // of all that share it; nil = nobody does
 	close   func() error
 }
 
@@ -56,7 +57,7 @@ func openStore(ctx context.Context, s *config.Snapshot, r prometheus.Registerer,
 		return nil, storeFault(q.Store, err)
 	}
 	return &quotaStore{
-		Store: shared, shared: true, overlay: overlayredis.New(shared.Client()), whole: shared.Whole, close: shared.Close,
+		Store: shared, shared: true, overlay: overlayredis.New(shared.Client()), whole: shared.Whole, survey: shared.Survey, close: shared.Close,
 	}, nil
 }
 

@@ -1,8 +1,8 @@
 // Package admin is the JSON API over a running airgate, or over its data
 // directory offline. It answers: what does this airgate know. It has two doors:
-// Admin, for the loopback interface, tells everything, and takes entries of the
-// overlay from who has the token; Ops tells metrics and probes to others, and
-// drains.
+// Admin, for the loopback interface, tells everything, and takes from who has the
+// token entries of the overlay, and claims to what a lost writer had; Ops tells
+// metrics and probes to others, and drains.
 package admin
 
 import (
@@ -40,6 +40,11 @@ type Config struct {
 	// until it holds here. The entry that it returns has its Made, unless nothing
 	// was made.
 	Put func(ctx context.Context, e overlay.Entry) (overlay.Entry, error)
+	// Holders are the writers that the shared quota store knows of.
+	Holders func(context.Context) ([]accounting.Holder, error)
+	// Reclaim makes a claim that is right true, and puts it in the book. Set with Holders.
+	Reclaim func(context.Context, *Claim, []accounting.Return) error
+
 	// WriteToken is what a caller of a write must show. Nil refuses writes.
 	WriteToken func() (string, error)
 
@@ -85,11 +90,15 @@ func (a *API) Admin() http.Handler {
 	route("/api/v1/denials", a.cfg.Source != nil, a.denials)
 	route("/api/v1/audit", a.cfg.Source != nil, a.audit)
 	route("/api/v1/overlay", a.cfg.Snapshot != nil, a.overlayList)
-	put := a.overlayPut
-	if a.cfg.Put == nil {
-		put = unknown
+	route("/api/v1/escrow", a.cfg.Holders != nil, a.escrow)
+	write := func(path string, known bool, h http.HandlerFunc) {
+		if !known {
+			h = unknown
+		}
+		mux.HandleFunc("POST "+path, a.write(h))
 	}
-	mux.HandleFunc("POST /api/v1/overlay", a.write(put))
+	write("/api/v1/overlay", a.cfg.Put != nil, a.overlayPut)
+	write("/api/v1/escrow/reclaim", a.cfg.Holders != nil, a.reclaim)
 	h := others(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !loopbackHost(r.Host) {
