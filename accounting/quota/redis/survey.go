@@ -2,6 +2,8 @@ package redis
 
 import (
 	"context"
+	_ "embed"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,8 +16,16 @@ import (
 	"airgate/accounting/quota"
 )
 
+//go:embed whole.lua
+var wholeSource string
+
+var wholeScript = goredis.NewScript(wholeSource) //nolint:gochecknoglobals // a constant
+
+var errNotWhole = errors.New("it may have lost something, and not all replicas have told again what they know: ask again in some seconds")
+
 // Survey tells what all replicas have of every account-window. It reads all there is:
-// it is for people, and each of its round trips has the time that New has.
+// it is for people, and each of its round trips has the time that New has. A store that
+// is not whole is an error: who lives may not have said so yet.
 func (s *Store) Survey(ctx context.Context) (quota.Survey, error) {
 	all := quota.Survey{Heard: make(map[string]time.Time)}
 	for shard := range shards {
@@ -28,6 +38,9 @@ func (s *Store) Survey(ctx context.Context) (quota.Survey, error) {
 
 func (s *Store) survey(ctx context.Context, shard int, all *quota.Survey) error {
 	if err := s.surveyFleet(ctx, shard, all); err != nil {
+		return err
+	}
+	if err := s.surveyWhole(ctx, shard); err != nil {
 		return err
 	}
 	seen := make(map[string]bool) // a scan may tell of a window twice
@@ -84,6 +97,16 @@ func (s *Store) surveyFleet(ctx context.Context, shard int, all *quota.Survey) e
 		}
 	}
 	return nil
+}
+
+func (s *Store) surveyWhole(ctx context.Context, shard int) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	whole, err := wholeScript.Run(ctx, s.client, []string{registerKey(shard)}).Bool()
+	if err == nil && !whole {
+		err = errNotWhole
+	}
+	return err
 }
 
 // holdingsOf are those in a window's hash, by replica.

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -109,6 +110,27 @@ func TestSurvey(t *testing.T) {
 		nodes := redistest.Cluster(t, redistest.Valkey(t))
 		run(t, Config{URL: "redis+cluster://" + nodes[0].Addr + "," + nodes[1].Addr})
 	})
+}
+
+// TestSurveyAfterLoss: who lives is not taken for silent because the store has lost that.
+func TestSurveyAfterLoss(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t, redistest.Redis(t))
+	c := Config{URL: s.URL()}
+	whole(t, c)
+	st := open(t, c)
+	if all, err := st.Survey(t.Context()); err != nil || all.Heard["nobody"].IsZero() {
+		t.Errorf("Survey = %+v, %v; want that nobody lives", all, err)
+	}
+	s.Do(t, "FLUSHALL")
+	if all, err := st.Survey(t.Context()); !errors.Is(err, errNotWhole) {
+		t.Errorf("Survey after a loss = %+v, %v; want %v", all, err, errNotWhole)
+	}
+	var all quota.Survey
+	var err error
+	if !within30s(func() bool { all, err = st.Survey(t.Context()); return err == nil }) || all.Heard["nobody"].IsZero() {
+		t.Errorf("Survey = %+v, %v; want that nobody lives", all, err)
+	}
 }
 
 // TestSurveyFails: half of a survey is none.
