@@ -208,7 +208,6 @@ type Evidence struct {
 	// Spent is of each account-window what its calls have cost, and the bound of those
 	// that have no settlement. Where records are missing it may have been more.
 	Spent map[string]money.NanoUSD
-	Open  int // calls without a settlement
 }
 
 // Examine reads the records of a writer, which are in order, and the start records of
@@ -237,7 +236,7 @@ func Examine(writer string, starts []record.Record, records iter.Seq2[record.Rec
 		b.Apply(&rec)
 		e.Last, e.LastAt = record.Head{Writer: writer, Seq: rec.Seq, Hash: record.Sum(record.AppendJSON(nil, &rec))}, rec.Time
 	}
-	e.Spent, e.Open = b.charged(), len(b.Open())
+	e.Spent = b.charged()
 	maps.DeleteFunc(e.Spent, func(account string, _ money.NanoUSD) bool { return !isMoney(account) })
 	if closed {
 		e.Ended = fmt.Sprintf("its records end with its own, record %d, that it has given back what it had", e.Last.Seq)
