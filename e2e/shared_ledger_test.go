@@ -67,7 +67,9 @@ func newThree(t *testing.T, binary redistest.Binary, flags ...string) *three {
 			}
 		})
 		t.Cleanup(func() {
-			stop()
+			for _, stop := range w.stops { // all are waited for
+				stop()
+			}
 			w.running.Wait()
 			if err := store.Close(); err != nil {
 				t.Errorf("close: %v", err)
@@ -219,6 +221,77 @@ func TestThreeLedgers(t *testing.T) {
 			trying.Go(func() { t.Run(binary.String()+"/"+name, try) })
 		}
 		trying.Wait()
+	}
+}
+
+// TestOutage: while a real server stands still, or is gone, calls go on out of what is
+// in hand, and only what that is too little for is refused. When the server is back, the
+// same ledgers have it grant that, and no more than there is.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]struct {
+		flags      []string
+		begin, end func(w *three)
+	}{
+		"it stands still": {nil, func(w *three) { w.server.Pause() }, func(w *three) { w.server.Resume() }},
+		"it is killed": {
+			[]string{"--appendonly", "yes", "--appendfsync", "always"},
+			func(w *three) { w.server.Kill() }, func(w *three) { w.server.Restart(w.t) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newThree(t, redistest.Redis(t), o.flags...)
+			const usual, large = microUSD, 20_000 * microUSD // which is never in hand
+			call := func(need money.NanoUSD) *accounting.Refusal {
+				var h accounting.Hold
+				l, table, s := w.ledgers[0], w.tables[0], &accounting.Subject{Teams: []string{"t"}, KeyID: "k"}
+				r := l.Enter(&h, table, s, time.Now())
+				if r == nil {
+					r = l.Reserve(&h, table, s, accounting.Need{USD: need}, time.Now())
+				}
+				if r == nil {
+					l.Settle(&h, need, 0, time.Now())
+					w.spent += need
+				}
+				return r
+			}
+			goOn := func(while string) {
+				for range 200 {
+					if r := call(usual); r != nil {
+						t.Fatalf("a usual call is refused while %s: %+v", while, r)
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+			refused := func() {
+				if r := call(large); r == nil || r.Code != accounting.QuotaUnavailable {
+					t.Fatalf("a call that lacks something, without the store: %+v, want %v", r, accounting.QuotaUnavailable)
+				}
+			}
+			goOn("the store answers")
+			o.begin(w)
+			refused()
+			goOn(name)
+			refused()
+			o.end(w)
+			var r *accounting.Refusal
+			for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				if r = call(large); r == nil {
+					break
+				}
+			}
+			if r != nil {
+				t.Fatalf("the store is back: %+v", r)
+			}
+			for r == nil && w.spent <= w.limit {
+				r = call(100 * microUSD)
+			}
+			if left := w.limit - w.spent; left < 0 || left >= 100*microUSD {
+				t.Errorf("%v USD are left of %v, of calls of 0.0001", left, w.limit)
+			}
+			w.settled()
+		})
 	}
 }
 
