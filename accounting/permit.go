@@ -16,9 +16,12 @@ const (
 	permitFor  = 30 * time.Second
 	permitSafe = 20 * time.Second
 	permitBeat = 5 * time.Second
-	// idlePermits is for how long as many permits as were in use at once stay in
-	// hand.
-	idlePermits = 2 * time.Second
+	// As many permits as were in use at once in the last peakFor, or in that before,
+	// stay in hand.
+	peakFor = 2 * time.Second
+	// Beside them as many more, and at least sparePermits, if an eighth of what nobody
+	// has is enough: while the store is down there are no others.
+	sparePermits = 32
 )
 
 // pool is this ledger's part of a concurrency limit that is shared. The account's
@@ -35,8 +38,10 @@ type pool struct {
 	mine   int64 // permits, in use or idle, as the store last said
 	others int64 // those of others
 	told   int64 // when that was, by Ledger.steady: as it was asked
-	peak   int64 // most in use at once …
-	peakAt int64 // … at that time
+	limit  int64 // as it was asked
+	peak   int64 // most in use at once since …
+	peakAt int64 // … then
+	last   int64 // and in peakFor before that
 	dry    int64 // until then there are no more
 }
 
@@ -105,11 +110,12 @@ func (l *Ledger) permitLocked(who *waiter, a *account, lowest, limit int64) erro
 		return err
 	}
 	defer p.asking.unlock(who)
+	want, _ := p.aim(limit)
 	for wait := recallFor / 31; !p.fits(lowest, l.steady()); wait *= 2 {
 		if l.steady() < p.dry {
 			return nil
 		}
-		if err := l.askPermitsLocked(who, p, a.permits+1, limit, true); err != nil {
+		if err := l.askPermitsLocked(who, p, max(a.permits+1, want), limit, true); err != nil {
 			return err
 		}
 		switch {
@@ -134,9 +140,22 @@ func (p *pool) fits(lowest, now int64) bool {
 
 // use notes how many are in use.
 func (p *pool) use(now int64) {
-	if inUse := p.account.permits; inUse >= p.peak || now-p.peakAt > int64(idlePermits) {
+	inUse := p.account.permits
+	if passed := now - p.peakAt; passed > int64(peakFor) {
+		p.last = p.peak
+		if passed > 2*int64(peakFor) {
+			p.last = 0
+		}
 		p.peak, p.peakAt = inUse, now
 	}
+	p.peak = max(p.peak, inUse)
+}
+
+// aim is how many shall be in hand, and how many of them to spare.
+func (p *pool) aim(limit int64) (want, spare int64) {
+	n := max(p.account.permits, p.peak, p.last)
+	spare = max(0, min(max(n, sparePermits), (limit-p.others-n)/8))
+	return n + spare, spare
 }
 
 // askPermitsLocked tells the store what is in use, and asks for want in all.
@@ -151,6 +170,7 @@ func (l *Ledger) askPermitsLocked(who *waiter, p *pool, want, limit int64, recal
 		// What is not asked for is given back as the store hears of it: no call may
 		// take it meanwhile.
 		p.mine = min(p.mine, want)
+		p.limit = limit
 		a.mu.Unlock()
 		began := l.steady()
 		got, err := l.store.Permit(context.Background(), ask)
@@ -177,19 +197,23 @@ func (p *pool) due(l *Ledger) (call func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p.use(now)
-	want := max(a.permits, p.peak)
+	want, spare := p.aim(p.limit)
+	few := p.mine < want-spare/2 && spare > 0
+	if l.down.Load() {
+		want = max(want, p.mine) // nobody else gets what is given back now
+	}
 	if p.mine == 0 && want == 0 {
 		p.kept = false
 		l.escrow.remove(p)
 		return nil
 	}
-	if a.permits <= p.mine && p.mine <= want && now-p.told < int64(permitBeat) {
+	if a.permits <= p.mine && !few && p.mine <= want && now-p.told < int64(permitBeat) {
 		return nil
 	}
 	return func() { _ = p.tell(l, want) } // askPermitsLocked tells what goes wrong
 }
 
-// tell reports what is in use, and keeps at most want.
+// tell reports what is in use, and has want in hand, if there are so many.
 func (p *pool) tell(l *Ledger, want int64) error {
 	limit := l.termsNow(p.account, l.wallClock()).limit
 	var who waiter
@@ -200,7 +224,7 @@ func (p *pool) tell(l *Ledger, want int64) error {
 	a := p.account
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return l.askPermitsLocked(&who, p, max(a.permits, min(want, p.mine)), limit, false)
+	return l.askPermitsLocked(&who, p, max(a.permits, want), limit, false)
 }
 
 // recall implements kept.
@@ -208,7 +232,7 @@ func (p *pool) recall(l *Ledger) {
 	a := p.account
 	a.mu.Lock()
 	idle := p.mine > a.permits
-	p.peak = a.permits
+	p.peak, p.last = a.permits, 0
 	a.mu.Unlock()
 	if idle {
 		_ = p.tell(l, 0) // as above

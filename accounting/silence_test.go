@@ -154,6 +154,51 @@ func TestSilentStoreInHand(t *testing.T) {
 	}
 }
 
+// TestSilentStorePermits: an eighth of what nobody has is to spare, so that more calls
+// than before can be open at once while the store does not answer, also after a pause.
+func TestSilentStorePermits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 1, accounting.Limit{Name: "parallel", Resource: accounting.Concurrent, Amount: 36})
+		s.store.breakers = 1
+		atOnce := func(n int) (admitted int) {
+			var calling sync.WaitGroup
+			var mu sync.Mutex
+			for range n {
+				calling.Go(func() {
+					var h accounting.Hold
+					if s.ledgers[0].Enter(&h, s.tables[0], subject("k", "t"), time.Now()) == nil {
+						mu.Lock()
+						admitted++
+						mu.Unlock()
+						time.Sleep(500 * time.Millisecond)
+						s.ledgers[0].Settle(&h, 0, 0, time.Now())
+					}
+				})
+			}
+			calling.Wait()
+			return admitted
+		}
+		for range 6 {
+			if n := atOnce(4); n != 4 {
+				t.Fatalf("%d of 4 calls are admitted while the store answers", n)
+			}
+		}
+		s.store.silent.Store(true)
+		for _, n := range []int{4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 8} {
+			if got := atOnce(n); got != n {
+				t.Errorf("%d of %d calls at once are admitted without the store", got, n)
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+		if n := atOnce(9); n != 8 {
+			t.Errorf("%d calls at once are admitted without the store, which has granted 8 permits", n)
+		}
+		s.store.speak()
+		time.Sleep(storeDeadline)
+		s.end()
+	})
+}
+
 // TestSilentStoreAndDroppedWindows: a call that opens a window does not wait until the
 // store has heard of each one that was dropped.
 func TestSilentStoreAndDroppedWindows(t *testing.T) {
