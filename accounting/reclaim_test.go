@@ -226,7 +226,7 @@ func TestReclaim(t *testing.T) {
 		var h accounting.Hold
 		i.admit("a", &h, 700)
 		i.settle("a", &h, 650)
-		time.Sleep(20 * time.Second)
+		time.Sleep(65 * time.Second) // what is idle comes back
 		expect("after others have spent it", 900, 0)
 		say("dead.1", quota.Sync{Seq: 3, Seen: 600, Spent: 120, Want: 100, Mode: quota.Normal})
 		expect("after a late word of its own", 900, 0)
