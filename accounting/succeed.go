@@ -82,14 +82,15 @@ func (b *Balances) recentLocked(c *closing) bool { return !b.clock.over(c.at, c.
 func (b *Balances) foldLocked() {
 	for _, replica := range slices.Sorted(maps.Keys(b.closed)) {
 		c := b.closed[replica]
-		name, incarnation, _ := strings.Cut(replica, ".")
-		if incarnation == "" || strings.HasSuffix(replica, reclaimedOf) || !b.clock.over(c.at, c.lead, grace) {
+		dot := strings.LastIndexByte(replica, '.') // the name of a host has some, too
+		if dot < 0 || strings.HasSuffix(replica, foldedClosings) || strings.HasSuffix(replica, reclaimedOf) || !b.clock.over(c.at, c.lead, grace) {
 			continue
 		}
 		delete(b.closed, replica)
+		name := replica[:dot]
 		all, ok := b.closed[name+foldedClosings]
 		if !ok {
-			all.spent = make(map[string]money.NanoUSD)
+			all = closing{c.at, c.lead, make(map[string]money.NanoUSD)}
 		}
 		for a, n := range c.spent {
 			add(all.spent, []string{a}, n)

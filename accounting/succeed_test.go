@@ -261,6 +261,49 @@ func TestClosedLongAgo(t *testing.T) {
 	})
 }
 
+// TestClosedLongAgoByNames: replicas whose names are alike up to a dot, as those of hosts
+// may be, have a sum each.
+func TestClosedLongAgoByNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		store := newForgetful()
+		total := accounting.Limit{Name: "t", Resource: accounting.USD, Amount: 1000, Window: accounting.Total}
+		books := map[string]*accounting.Balances{"host.one": accounting.NewBalances(), "host.two": accounting.NewBalances()}
+		for name, book := range books {
+			var h accounting.Hold
+			for _, incarnation := range []string{".1", ".2"} {
+				i := begin(t, store, book, name+incarnation, total)
+				i.admit(i.writer, &h, 10)
+				i.settle(i.writer, &h, 4)
+				if err := i.ledger.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				i.say(*accounting.QuotaClosed(time.Now(), i.writer))
+			}
+		}
+		for range 20 * 30 { // so that the records show that the days pass
+			time.Sleep(48 * time.Minute)
+			for _, book := range books {
+				book.Apply(&record.Record{Type: record.Deny, Time: time.Now()})
+			}
+		}
+		for name, book := range books {
+			again := accounting.NewBalances()
+			for range 2 { // what is folded is not folded again
+				if err := again.RestoreCheckpoint(book.AppendCheckpoint(nil)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			begin(t, store, again, name+".3", total).running(ctx)
+		}
+		store.lose(t)
+		if settled, _ := has(t, store, "usd|total", "total"); settled != 16 {
+			t.Errorf("the store has %d settled in total, want 16", settled)
+		}
+	})
+}
+
 // TestClockAhead: a clock that was ahead makes nobody forget what a store that has
 // lost it is to be told.
 func TestClockAhead(t *testing.T) {
