@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,12 +13,16 @@ import (
 	"time"
 
 	"airgate/accounting"
+	"airgate/accounting/journal"
+	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/money"
 	"airgate/accounting/quota"
+	"airgate/accounting/quota/memory"
 	"airgate/accounting/quota/redis"
 	"airgate/accounting/quota/redis/redistest"
 	"airgate/accounting/record"
 	"airgate/accounting/sink/sqlite"
+	"airgate/cmd/airgate/admin"
 	"airgate/policy/config"
 )
 
@@ -352,6 +357,40 @@ func TestReclaimOfOneThatClosed(t *testing.T) {
 	out, _ = g.reclaim(0)
 	if strings.Contains(out, writer) {
 		t.Errorf("after it was reclaimed the list is\n%s", out)
+	}
+}
+
+// TestReclaimIsRecordedFirst: what the book cannot say does not happen.
+func TestReclaimIsRecordedFirst(t *testing.T) {
+	d := disktest.New(1)
+	j, err := journal.Open(t.Context(), journal.Config{Dir: "/data/journal", Replica: "one", State: accounting.NewBalances(), Disk: d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = j.Close() }() // it has failed
+	store := memory.New()
+	l, err := accounting.New(accounting.Config{Store: store, Replica: j.Writer(), Shared: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sync := func(c quota.Sync) quota.State {
+		t.Helper()
+		c.Key = quota.Key{Account: "usd|total", Window: "total"}
+		st, err := store.Sync(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	sync(quota.Sync{Replica: "lost.1", Seq: 1, Want: 90, Limit: 100, Version: 1})
+	d.Fail(func(string, string) error { return disktest.ErrFault })
+	g := &gateway{journal: j, ledger: l}
+	err = g.reclaim(t.Context(), &admin.Claim{Writer: "lost.1", Proof: "p", By: "kim", Reason: "INC-12"}, []accounting.Return{{Stake: accounting.Stake{Account: "usd|total|total", Granted: 90}, Back: 90}})
+	if !errors.Is(err, disktest.ErrFault) || !strings.Contains(err.Error(), "it cannot be recorded, and nothing was given back") {
+		t.Errorf("reclaim = %v, want that it cannot be recorded", err)
+	}
+	if st := sync(quota.Sync{Replica: "reader", Seq: 1, Mode: quota.NoGrants}); st.Escrowed != 90 {
+		t.Errorf("%d are set aside, want 90 as before", st.Escrowed)
 	}
 }
 
