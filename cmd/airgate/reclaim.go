@@ -87,7 +87,7 @@ func newBudgetsReclaim(t *terminal, f *flags) *cobra.Command {
 			"word: overdrafts, shadow budgets, onStoreDown). A writer that was heard of in the last minute is refused. Make sure\n" +
 			"that its process has ended: what one spends that only cannot reach the store is in none of these sums.",
 		Example: "  airgate budgets reclaim\n" +
-			"  airgate budgets reclaim airgate-2.00000000001764500000 --records usage-backup.db --reason INC-12 --admin-write-token token",
+			"  airgate budgets reclaim airgate-2.01a22c793682283a2bf6 --records usage-backup.db --reason INC-12 --admin-write-token token",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usageFault(fmt.Errorf("unexpected argument %q: one writer, or none for a list", args[1]))
