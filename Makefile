@@ -44,7 +44,7 @@ help:
 	@echo "make store   the quota store's faults on every Redis and Valkey that can be had"
 	@echo "make crash   kills the real binary KILLS (10000) times under load"
 	@echo "make mutants removes each safety line in turn and sees a test miss it"
-	@echo "make bench   what airgate costs beside plain Envoy and a no-op server; budgets over replicas"
+	@echo "make bench   what airgate costs beside plain Envoy and a no-op server, and while the store is down; budgets over replicas"
 	@echo "make fuzz    each fuzz target for FUZZTIME (5m)"
 	@echo "make lint    golangci-lint and go mod tidy; make fmt formats"
 	@echo "make race    the race detector over what shares state"
@@ -94,8 +94,8 @@ mutants:
 	$(GO) test ./e2e/mutants -count=1 -timeout 60m -mutants
 
 # BENCH_ROUNDS=n sets the rounds of the run through Envoy.
-bench: $(ENVOY)
-	$(GO) test -tags bench -count=1 -run '^Test(Overhead|Sustained)$$' -timeout 30m -v ./e2e
+bench: $(ENVOY) $(REDIS)
+	$(GO) test -tags bench -count=1 -run '^Test(Overhead|Sustained|StoreOutage)$$' -timeout 30m -v ./e2e
 	$(GO) test -count=1 -run '^Test(Overspend|StoreCalls)$$' -v ./accounting -replicas.long
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 

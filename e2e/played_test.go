@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	extprocv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 
@@ -34,6 +35,7 @@ prices: {usdPerMillionTokens: {gpt-5.4-mini: {input: 1, cacheRead: 1, output: 10
 // knows the truth about it.
 type play struct {
 	team   string // "" = a stranger
+	user   string // of the key; "" = none
 	model  string
 	stream bool
 	held   bool   // the stream's usage is airgate's own wish, so that chunks are held back
@@ -47,10 +49,11 @@ type play struct {
 // before the call ended.
 type promise struct {
 	id         string
-	forwarded  bool   // the provider may see the call: its intent is written
-	settled    bool   // the end of the answer may leave: its settlement is written
-	code       string // of a refusal: it is written
-	httpStatus int    // of the refusal
+	decided    time.Duration // how long it took until the call could go on, or was refused
+	forwarded  bool          // the provider may see the call: its intent is written
+	settled    bool          // the end of the answer may leave: its settlement is written
+	code       string        // of a refusal: it is written
+	httpStatus int           // of the refusal
 	retryAfter string
 	billed     money.NanoUSD // what the provider has made so far, at its price
 }
@@ -95,11 +98,18 @@ func (p *play) run(envoy *extproctest.Envoy, key string) (out promise, err error
 		}
 		return r, nil
 	}
+	head := []string{":method", "POST", ":path", "/v1/chat/completions", "authorization", "Bearer " + key}
+	if p.user != "" {
+		head = append(head, "x-airgate-user", p.user)
+	}
+	began := time.Now()
 	for _, m := range []*extprocv3.ProcessingRequest{
-		extproctest.RequestHeaders(false, ":method", "POST", ":path", "/v1/chat/completions", "authorization", "Bearer "+key),
+		extproctest.RequestHeaders(false, head...),
 		extproctest.RequestBody(p.body()),
 	} {
-		if r, err := say(m); err != nil || r == nil || out.code != "" {
+		r, err := say(m)
+		out.decided = time.Since(began)
+		if err != nil || r == nil || out.code != "" {
 			return out, err
 		}
 	}
@@ -111,8 +121,8 @@ func (p *play) run(envoy *extproctest.Envoy, key string) (out promise, err error
 	if p.stream && p.status < 400 {
 		kind = "text/event-stream"
 	}
-	head := extproctest.ResponseHeaders(false, "via_upstream", 1, ":status", strconv.Itoa(p.status), "content-type", kind)
-	if r, err := say(head); err != nil || r == nil || out.code != "" {
+	answer := extproctest.ResponseHeaders(false, "via_upstream", 1, ":status", strconv.Itoa(p.status), "content-type", kind)
+	if r, err := say(answer); err != nil || r == nil || out.code != "" {
 		return out, err
 	}
 	return out, p.answer(call, say, &out)
