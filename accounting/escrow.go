@@ -132,6 +132,12 @@ type kept interface {
 	due(l *Ledger) (call func())
 	// recall gives back what is idle.
 	recall(l *Ledger)
+	// of is the account that is counted on.
+	of() *account
+	// autonomyLocked is for how long calls find what they need in hand, if the store
+	// does not answer from now on; ok is false where they take nothing. The account's
+	// lock is held.
+	autonomyLocked(now int64) (d time.Duration, ok bool)
 	// close gives back everything. No call is open any more.
 	close(l *Ledger) error
 }
@@ -429,7 +435,7 @@ func (w *window) share() int64 {
 }
 
 // autonomy is for how long what is in hand lasts, at the pace of the last seconds; ok
-// is false where calls take nothing.
+// is false where calls take nothing. The account's lock is held.
 func (w *window) autonomy() (d time.Duration, ok bool) {
 	if w.supply.steady < fine {
 		return 0, false
@@ -437,18 +443,29 @@ func (w *window) autonomy() (d time.Duration, ok bool) {
 	return time.Duration(mulDiv(max(0, w.inHand()), fine*int64(time.Second), w.supply.steady, down)), true
 }
 
+func (t tended) of() *account { return t.account }
+
+func (t tended) autonomyLocked(int64) (time.Duration, bool) { return t.window.autonomy() }
+
 // Autonomy is for how long calls go on while a shared store does not answer, at the
-// pace of the last seconds: until the first account-window has nothing more in hand.
-// ok is false where no call takes anything.
+// pace of the last seconds: until the first account whose limits refuse calls then has
+// nothing more in hand. ok is false where no call takes anything of such a one.
 func (l *Ledger) Autonomy() (least time.Duration, ok bool) {
+	l.mu.Lock()
+	t := l.table
+	l.mu.Unlock()
+	if t == nil {
+		return 0, false
+	}
 	for _, k := range l.escrow.list() {
-		t, isWindow := k.(tended)
-		if !isWindow {
+		a := k.of()
+		g := t.groupOf(a.set)
+		if g == nil || !slices.ContainsFunc(g.members, func(m *member) bool { return m.Mode == Enforce && !m.OnStoreDown.Allow }) {
 			continue
 		}
-		t.account.mu.Lock()
-		d, inUse := t.window.autonomy()
-		t.account.mu.Unlock()
+		a.mu.Lock()
+		d, inUse := k.autonomyLocked(l.steady())
+		a.mu.Unlock()
 		if inUse && (!ok || d < least) {
 			least, ok = d, true
 		}

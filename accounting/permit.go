@@ -241,3 +241,10 @@ func (p *pool) recall(l *Ledger) {
 
 // close implements kept.
 func (p *pool) close(l *Ledger) error { return p.tell(l, 0) }
+
+func (p *pool) of() *account { return p.account }
+
+// autonomyLocked implements kept.
+func (p *pool) autonomyLocked(now int64) (d time.Duration, ok bool) {
+	return max(0, permitSafe-time.Duration(now-p.told)), max(p.account.permits, p.peak, p.last) > 0
+}

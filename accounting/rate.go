@@ -269,3 +269,13 @@ func (v *vended) recall(*Ledger) {}
 
 // close implements kept.
 func (v *vended) close(l *Ledger) error { return v.tell(l, 0) }
+
+func (v *vended) of() *account { return v.account }
+
+// autonomyLocked implements kept.
+func (v *vended) autonomyLocked(now int64) (d time.Duration, ok bool) {
+	if v.flow <= 0 {
+		return 0, false
+	}
+	return time.Duration(max(0, min(v.until-now, mulDiv(v.stock, int64(time.Second), v.flow, down)))), true
+}

@@ -562,6 +562,49 @@ func TestAutonomy(t *testing.T) {
 	})
 }
 
+// TestAutonomyOfLimits: without the store calls go on until the first of their limits
+// that refuses then has nothing in hand: a rate, after some tenths of a second;
+// permits, after some 20 seconds.
+func TestAutonomyOfLimits(t *testing.T) {
+	budget := accounting.Limit{Name: "b", Resource: accounting.USD, Amount: 200_000, Window: accounting.Month}
+	rate := accounting.Limit{Name: "r", Resource: accounting.Requests, Amount: 1000, Per: time.Second}
+	permits := accounting.Limit{Name: "c", Resource: accounting.Concurrent, Amount: 1000}
+	for name, c := range map[string]struct {
+		rate, permits   accounting.OnStoreDown
+		shadow          bool
+		atLeast, atMost time.Duration
+	}{
+		"both refuse":         {atMost: time.Second},
+		"a shadow rate":       {shadow: true, atLeast: permitSafe - 6*time.Second, atMost: permitSafe},
+		"the rate allows":     {rate: accounting.OnStoreDown{Allow: true}, atLeast: permitSafe - 6*time.Second, atMost: permitSafe},
+		"both let calls pass": {rate: accounting.OnStoreDown{Allow: true}, permits: accounting.OnStoreDown{Allow: true}, atLeast: 2 * time.Minute, atMost: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, p := rate, permits
+				r.OnStoreDown, p.OnStoreDown = c.rate, c.permits
+				if c.shadow {
+					r.Mode = accounting.Shadow
+				}
+				s := share(t, 1, budget, r, p)
+				defer s.end()
+				for range 200 { // 10 s, 20 a second
+					var h accounting.Hold
+					mustAdmit(t, s.ledgers[0], &h, s.tables[0], subject("k", "t"), accounting.Need{USD: 1}, time.Now())
+					s.ledgers[0].Settle(&h, 1, 0, time.Now())
+					time.Sleep(50 * time.Millisecond)
+				}
+				if d, ok := s.ledgers[0].Autonomy(); !ok || d < c.atLeast || d > c.atMost {
+					t.Errorf("calls can go on for %v, %v; want %v to %v", d, ok, c.atLeast, c.atMost)
+				}
+			})
+		})
+	}
+}
+
+// permitSafe is how long a permit is given out for without a word of the store.
+const permitSafe = 20 * time.Second
+
 // TestSharedDebt: what a call used beyond its hold is missed by the others, and what it
 // did not use is there for them.
 func TestSharedDebt(t *testing.T) {
