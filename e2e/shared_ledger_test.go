@@ -161,6 +161,9 @@ func TestThreeLedgers(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			w.server.Resume()
 		}},
+		"another's script takes seconds": {flags: []string{"--lua-time-limit", "500"}, do: func(w *three) {
+			w.server.Do(w.t, "EVAL", "for i = 1, 3e8 do end", "0") // longer than that: others hear BUSY
+		}},
 		"killed, with all it knew on disk": {flags: []string{"--appendonly", "yes", "--appendfsync", "always"}, do: func(w *three) {
 			w.server.Kill()
 			time.Sleep(time.Second)
