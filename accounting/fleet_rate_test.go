@@ -50,10 +50,14 @@ type corrections struct {
 	returned, debt int64
 	refunds, debts []correction // that it has not heard
 
-	store     *memory.Store // that has heard …
-	taken     int64         // … of so much
-	toldDebts int64
+	store *memory.Store // that has heard …
+	taken int64         // … of so much
+
+	answered int64 // taken, as the process has heard
 }
+
+// telling is what goes with a call: all debt so far, and what was answered before.
+type telling struct{ debt, answered int64 }
 
 type correction struct {
 	sum  int64 // of all up to this one
@@ -61,21 +65,25 @@ type correction struct {
 }
 
 // hear notes what a store has heard by a call, and its answer.
-func (c *corrections) hear(store *memory.Store, t *quota.Take, got *quota.Taken) {
+func (c *corrections) hear(store *memory.Store, t *quota.Take, got *quota.Taken, with telling) {
 	if got.Seq > t.Seq {
 		return // it is an old one
 	}
-	now := time.Now()
+	told := time.Now()
+	// What a lost answer said was taken is not told apart from debt.
+	lost := c.taken - with.answered
 	if c.store != store { // it has lost the bucket, and takes for booked what was before
-		c.store, c.taken, now = store, t.Seen, time.Time{}
+		c.store, lost, told = store, with.debt, time.Time{}
 	}
 	for len(c.refunds) > 0 && c.refunds[0].sum+c.refunds[0].call.change < t.Returned {
-		c.refunds[0].call.told = now
+		c.refunds[0].call.told = told
 		c.refunds = c.refunds[1:]
 	}
-	c.toldDebts += max(0, t.Seen-c.taken)
-	for len(c.debts) > 0 && c.debts[0].sum <= c.toldDebts {
-		c.debts[0].call.told = time.Now()
+	for len(c.debts) > 0 && c.debts[0].sum <= with.debt {
+		if lost <= 0 {
+			c.debts[0].call.told = told
+		}
+		lost -= c.debts[0].call.change
 		c.debts = c.debts[1:]
 	}
 	c.taken = got.Taken
@@ -88,24 +96,26 @@ func (c *corrections) hear(store *memory.Store, t *quota.Take, got *quota.Taken)
 //     hand, and the time that a call which has taken it waits for other limits;
 //   - what calls from before it have given back in it, or in that time: others can have
 //     it, though it may have flowed back already;
-//   - what its calls have used beyond their holds, and the store has not heard of yet.
+//   - what its calls have used beyond their holds, and the store had not heard of as it
+//     vended what the last of them took.
 //
 // What it never hears of, since the process dies or the store loses the bucket before,
-// does not count.
+// does not count; nor what it was told of after an answer that was lost, as far as that
+// had said that something was taken.
 func (r *fleetRate) check(losses []time.Time, problem func(format string, args ...any)) {
+	if len(r.calls) == 0 {
+		return
+	}
 	calls := slices.Clone(r.calls)
 	slices.SortStableFunc(calls, func(a, b *rateCall) int { return a.at.Compare(b.at) })
 	told := slices.DeleteFunc(slices.Clone(calls), func(c *rateCall) bool { return c.told.IsZero() || c.change == 0 })
 	slices.SortStableFunc(told, func(a, b *rateCall) int { return a.told.Compare(b.told) })
 	capacity := r.cost(r.limit.Burst)
 	inHand := time.Second + r.wait
-	if len(calls) == 0 {
-		return
-	}
 	first := calls[0].at
 	// Sums up to an instant, and up to one that is inHand before it.
 	var used, refunds, refundsBefore, debts, toldDebts int64
-	var lost, lostBefore, heard, heardBefore int
+	var lost, lostBefore, heardBefore int
 	least := int64(1) << 62
 	for i, c := range calls {
 		now := c.at.Sub(first).Microseconds()
@@ -114,6 +124,7 @@ func (r *fleetRate) check(losses []time.Time, problem func(format string, args .
 		}
 		for ; heardBefore < len(told) && told[heardBefore].told.Before(c.at.Add(-inHand)); heardBefore++ {
 			refundsBefore += max(0, -told[heardBefore].change)
+			toldDebts += max(0, told[heardBefore].change)
 		}
 		least = min(least, used-now-capacity*int64(lostBefore)+refunds-refundsBefore)
 		used += c.used
@@ -128,9 +139,6 @@ func (r *fleetRate) check(losses []time.Time, problem func(format string, args .
 		}
 		for lost < len(losses) && !losses[lost].After(c.at) {
 			lost++
-		}
-		for ; heard < len(told) && !told[heard].told.After(c.at); heard++ {
-			toldDebts += max(0, told[heard].change)
 		}
 		beyond := used - now - capacity*int64(lost) - (debts - toldDebts) - least
 		if most := capacity + inHand.Microseconds(); beyond > most {

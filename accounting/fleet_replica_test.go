@@ -17,6 +17,7 @@ import (
 	"airgate/accounting/journal/disk"
 	"airgate/accounting/journal/disk/disktest"
 	"airgate/accounting/money"
+	"airgate/accounting/quota"
 	"airgate/accounting/record"
 )
 
@@ -45,10 +46,13 @@ type replica struct {
 
 // fleetCall is what the fleet knows of a call.
 type fleetCall struct {
-	accounts   []string // account-windows of money
-	need, cost int64
-	ended      bool // it is, or may be, settled in the book: its intent is there
-	counted    bool // its cost is in the sums
+	accounts           []string // account-windows of money
+	need, cost         int64
+	tokens, usedTokens int64
+	daily              string    // account-window of tokens; "" = they are not counted
+	rate               *rateCall // what it took of the rate of tokens
+	ended              bool      // it is, or may be, settled in the book: its intent is there
+	counted            bool      // its cost is in the sums
 }
 
 func newReplica(f *fleet, i int) *replica {
@@ -119,8 +123,10 @@ type life struct {
 	callers  sync.WaitGroup
 
 	// The fleet's lock guards what follows.
-	parallel int // calls in flight
-	requests corrections
+	parallel    int // calls in flight
+	requests    corrections
+	tokens      corrections
+	tokensSpent map[string]int64 // :: account-window of tokens
 
 	unanswered atomic.Int64 // Takes
 }
@@ -129,7 +135,7 @@ type life struct {
 // fleet was over, and has closed.
 func (r *replica) live() (closed bool) {
 	r.lives++
-	l := &life{r: r, f: r.f, plan: r.plan(), over: make(chan struct{}), balances: accounting.NewBalances()}
+	l := &life{r: r, f: r.f, plan: r.plan(), over: make(chan struct{}), balances: accounting.NewBalances(), tokensSpent: map[string]int64{}}
 	r.disk.Fail(l.fault)
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -150,7 +156,7 @@ func (r *replica) live() (closed bool) {
 				if err != nil && !l.dead.Load() {
 					r.f.problem("%s cannot record that it has closed: %v", r.name, err)
 				}
-			} else if closed && !l.dead.Load() {
+			} else if l.forget(); closed && !l.dead.Load() {
 				r.f.problem("%s cannot close: %v", r.name, err)
 			}
 		}
@@ -237,12 +243,32 @@ func (l *life) die() {
 	if l.dead.Swap(true) {
 		return
 	}
-	l.ended.Store(true)
+	l.forget()
 	l.f.mu.Lock()
 	l.f.parallel -= l.parallel
 	l.parallel = 0
 	l.f.mu.Unlock()
 	l.leave()
+}
+
+// forget ends a process without that it could tell all: tokens that are held, or were
+// used and not told, others can have from then on. What has left may still be heard.
+func (l *life) forget() {
+	l.ended.Store(true)
+	unheard := l.f.store.unheard(l)
+	l.f.mu.Lock()
+	defer l.f.mu.Unlock()
+	for _, c := range l.r.calls {
+		if c.daily != "" {
+			l.f.sumLocked(c.daily).held -= c.tokens
+			c.daily = ""
+		}
+	}
+	for text, n := range unheard {
+		s := l.f.sumLocked(text)
+		s.spent -= n
+		s.heard += n
+	}
 }
 
 func (l *life) leave() { l.end.Do(func() { close(l.over) }) }
@@ -465,13 +491,22 @@ func (l *life) call(rng *rand.Rand, caller uint64) {
 		if rng.IntN(50) == 0 {
 			c.cost = c.need + 1 + rng.Int64N(40)
 		}
+		if f.tokens.limit.Amount > 0 {
+			c.tokens = 1 + rng.Int64N(200)
+			if c.usedTokens = rng.Int64N(c.tokens + 1); rng.IntN(5) == 0 {
+				c.usedTokens = c.tokens + rng.Int64N(400)
+			}
+		}
 		took := upTo(rng, pick(rng, 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond, 100*time.Millisecond, time.Second))
 		table := l.table.Load()
 		began, unanswered := time.Now(), l.unanswered.Load()
 		r := l.ledger.Enter(&h, table, s, l.r.now())
 		entered := time.Now()
 		if r == nil {
-			r = l.ledger.Reserve(&h, table, s, accounting.Need{USD: money.NanoUSD(c.need)}, l.r.now())
+			r = l.ledger.Reserve(&h, table, s, accounting.Need{USD: money.NanoUSD(c.need), Tokens: money.Tokens(c.tokens)}, l.r.now())
+			if f.tokens.limit.Amount > 0 {
+				l.tookTokens(c, entered, r)
+			}
 		}
 		// A rate that allows it lets a call pass that asked in vain, and takes nothing.
 		if !f.requests.limit.OnStoreDown.Allow || l.unanswered.Load() == unanswered {
@@ -528,6 +563,32 @@ func (l *life) took(began, entered time.Time, r *accounting.Refusal) {
 	}
 }
 
+// of is what the store is to hear of a rate.
+func (l *life) of(k quota.Key) *corrections {
+	if isTokens(k) {
+		return &l.tokens
+	}
+	return &l.requests
+}
+
+// tookTokens notes what a call took of the rate of tokens, and has given back if a
+// budget has refused it.
+func (l *life) tookTokens(c *fleetCall, entered time.Time, r *accounting.Refusal) {
+	if r != nil && r.Limit != nil && r.Limit.Resource == accounting.Tokens {
+		return
+	}
+	f := l.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c.rate = &rateCall{at: time.Now(), used: f.tokens.cost(c.tokens)}
+	f.tokens.calls = append(f.tokens.calls, c.rate)
+	f.tokens.wait = max(f.tokens.wait, time.Since(entered))
+	if r != nil {
+		c.rate.at = entered
+		f.tokens.correct(&l.tokens, c.rate, 0)
+	}
+}
+
 // let lets a call go to the provider, and returns once it is safe in the book.
 func (l *life) let(id string, c *fleetCall, h *accounting.Hold) bool {
 	f := l.f
@@ -541,6 +602,14 @@ func (l *life) let(id string, c *fleetCall, h *accounting.Hold) bool {
 		case "concurrent":
 			if int64(f.parallel) > r.Limit && time.Since(f.lost) > 30*time.Second {
 				f.problemLocked("%d calls at once, with %d permits", f.parallel, r.Limit)
+			}
+		case "tokens":
+			if r.Name == "daily" {
+				s := f.sumLocked(r.Account)
+				c.daily, s.most, s.held = r.Account, max(s.most, r.Limit), s.held+c.tokens
+				if s.held+s.spent > s.most+s.over {
+					f.problemLocked("%s: %d of %s is held and %d spent of at most %d and %d", id, s.held, c.daily, s.spent, s.most, s.over)
+				}
 			}
 		case "usd":
 			s := f.sumLocked(r.Account)
@@ -654,8 +723,17 @@ func (l *life) settle(id string, c *fleetCall, h *accounting.Hold) {
 		l.r.chargeLocked(a, c.cost)
 		s.over += max(0, c.cost-c.need)
 	}
+	if c.daily != "" && !l.dead.Load() {
+		s := f.sumLocked(c.daily)
+		s.held -= c.tokens
+		s.spent += c.usedTokens
+		s.over += max(0, c.usedTokens-c.tokens)
+		l.tokensSpent[c.daily] += c.usedTokens
+		c.daily = ""
+		f.tokens.correct(&l.tokens, c.rate, f.tokens.cost(c.usedTokens))
+	}
 	f.mu.Unlock()
-	l.ledger.Settle(h, money.NanoUSD(c.cost), 0, l.r.now())
+	l.ledger.Settle(h, money.NanoUSD(c.cost), money.Tokens(c.usedTokens), l.r.now())
 }
 
 // fleetDisk is a replica's disk, which takes its time to sync.

@@ -33,14 +33,17 @@ type fleetStore struct {
 	lost   bool
 	began  time.Time // the learning
 	told   map[string]bool
-	named  map[string]bool   // somebody remembers them
-	before map[holding]int64 // what those had who may be gone
+	named  map[string]bool  // somebody remembers them
+	before map[holding]part // what those had who may be gone
 	losses []time.Time
 
 	lives map[string]*life    // :: replica.incarnation
 	void  map[string]bool     // :: replica.incarnation whose records are lost
 	own   map[holding]ownWord // by its own calls
 }
+
+// part is what was granted and not returned, and what of that is spent.
+type part struct{ had, spent int64 }
 
 // ownWord is the newest that a replica has said of itself, or was granted, also what
 // the store has lost since.
@@ -70,6 +73,26 @@ func newFleetStore(f *fleet) *fleetStore {
 	return s
 }
 
+// unheard takes what a process has spent of what is not in the book, and the store has
+// not heard of.
+func (s *fleetStore) unheard(l *life) map[string]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	if len(l.tokensSpent) == 0 {
+		return nil // it may not even have a journal
+	}
+	left := l.tokensSpent
+	l.tokensSpent = map[string]int64{}
+	for k := range s.keys {
+		if text := k.Account + "|" + k.Window; left[text] > 0 {
+			left[text] -= min(left[text], s.own[holding{l.journal.Writer(), k}].spent)
+		}
+	}
+	return left
+}
+
 // add makes a process known that will call.
 func (s *fleetStore) add(l *life) {
 	s.mu.Lock()
@@ -90,7 +113,7 @@ func (s *fleetStore) loseRecords(name string) {
 
 func (s *fleetStore) learnLocked() {
 	if !s.lost {
-		s.before = map[holding]int64{}
+		s.before = map[holding]part{}
 	}
 	s.lost, s.began, s.told, s.named = true, time.Now(), map[string]bool{}, map[string]bool{}
 }
@@ -101,8 +124,8 @@ func (s *fleetStore) lose(ctx context.Context, rng *rand.Rand) {
 	defer s.mu.Unlock()
 	had := s.haveLocked(ctx)
 	s.learnLocked()
-	for h, n := range had {
-		s.before[h] = max(s.before[h], n)
+	for h, p := range had {
+		s.before[h] = part{max(s.before[h].had, p.had), max(s.before[h].spent, p.spent)}
 	}
 	what := "losses"
 	forget := rng.IntN(min(len(s.log), pick(rng, 10, 100, 5000)) + 1)
@@ -118,13 +141,13 @@ func (s *fleetStore) lose(ctx context.Context, rng *rand.Rand) {
 	s.f.count(what)
 }
 
-// haveLocked is what each replica was granted and has not returned.
-func (s *fleetStore) haveLocked(ctx context.Context) map[holding]int64 {
-	all := map[holding]int64{}
+// haveLocked is what each replica has.
+func (s *fleetStore) haveLocked(ctx context.Context) map[holding]part {
+	all := map[holding]part{}
 	for k := range s.keys {
 		st, _ := s.mem.Sync(ctx, quota.Sync{Key: k, Replica: "reader", Seq: 1, Mode: quota.NoGrants, Detail: true})
 		for _, o := range st.Shares {
-			all[holding{o.Replica, k}] = o.Granted - o.Returned
+			all[holding{o.Replica, k}] = part{o.Granted - o.Returned, o.Spent}
 		}
 	}
 	return all
@@ -170,20 +193,31 @@ func (s *fleetStore) endLocked(ctx context.Context, now time.Time) {
 	f := s.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for h, n := range s.before {
-		if n > has[h] && !s.toldLocked(h.replica) {
+	for h, p := range s.before {
+		n := p.had - has[h].had
+		if isTokens(h.key) {
+			n = max(n, p.spent-has[h].spent) // nobody tells it, and the rest comes back
+		}
+		if n > 0 && !s.toldLocked(h) {
 			// It may still spend, or have spent, what nobody else knew of.
 			sum := f.sumLocked(h.key.Account + "|" + h.key.Window)
-			sum.over += n - has[h]
-			sum.gone += n - has[h]
+			sum.over += n
+			sum.gone += n
 			f.counts["gone with a part"]++
 		}
 	}
 	f.counts["learnings"]++
 }
 
+// isTokens reports whether a key is of tokens, which are not in the book.
+func isTokens(k quota.Key) bool { return strings.HasPrefix(k.Account, "tokens|") }
+
 // toldLocked reports whether a replica, or who follows it, has told what it knows.
-func (s *fleetStore) toldLocked(replica string) bool {
+func (s *fleetStore) toldLocked(h holding) bool {
+	replica := h.replica
+	if isTokens(h.key) {
+		return s.told[replica] // who follows knows nothing of them
+	}
 	name, _, _ := strings.Cut(replica, ".")
 	writer, _, _ := strings.Cut(replica, "/")
 	for other := range s.told {
@@ -306,7 +340,7 @@ func (s *fleetStore) leave(ctx context.Context, replica string) {
 	s.log = append(s.log, leave)
 }
 
-func (s *fleetStore) take(ctx context.Context, c quota.Take) quota.Taken {
+func (s *fleetStore) take(ctx context.Context, c quota.Take, with telling) quota.Taken {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	got, _ := s.mem.Take(ctx, c)
@@ -314,7 +348,7 @@ func (s *fleetStore) take(ctx context.Context, c quota.Take) quota.Taken {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.counts["store calls"]++
-	s.lives[c.Replica].requests.hear(s.mem, &c, &got)
+	s.lives[c.Replica].of(c.Key).hear(s.mem, &c, &got, with)
 	return got
 }
 
@@ -484,7 +518,16 @@ func (n lifeNet) Leave(ctx context.Context, replica string) error {
 
 // Take implements quota.Store.
 func (n lifeNet) Take(ctx context.Context, c quota.Take) (quota.Taken, error) {
-	got, err := send(n, callID("take", c.Key, c.Replica, c.Seq), func() quota.Taken { return n.life.f.store.take(ctx, c) })
+	f, of := n.life.f, n.life.of(c.Key)
+	f.mu.Lock()
+	with := telling{of.debt, of.answered}
+	f.mu.Unlock()
+	got, err := send(n, callID("take", c.Key, c.Replica, c.Seq), func() quota.Taken { return f.store.take(ctx, c, with) })
+	if err == nil {
+		f.mu.Lock()
+		of.answered = got.Taken
+		f.mu.Unlock()
+	}
 	if err != nil {
 		n.life.unanswered.Add(1)
 	}

@@ -66,9 +66,10 @@ var foundFleets = []struct {
 //     of.
 //  3. When nobody calls any more, and again when all have closed, the store has what
 //     the records say, these what calls have cost or been charged, and nothing is set
-//     aside (P4); no record says that a writer has something in hand. Where a disk is
-//     lost, what its processes had in hand stays set aside, no less and no more, and
-//     is enough for what they have spent and the store has not heard of.
+//     aside (P4), of tokens but for what a crash, and a loss after it, forgets; no
+//     record says that a writer has something in hand. Where a disk is lost, what its
+//     processes had in hand stays set aside, no less and no more, and is enough for
+//     what they have spent and the store has not heard of.
 //  4. Any interval T admits at most a rate's burst and what flows in during T and one
 //     second, and what fleetRate says, but for calls that ask the store in vain, if the
 //     rate allows them.
@@ -183,6 +184,7 @@ type fleet struct {
 	until    time.Time            // the network stalls
 	parallel int                  // calls of those who live
 	requests fleetRate
+	tokens   fleetRate
 	lost     time.Time // when the store last lost something
 }
 
@@ -216,7 +218,10 @@ func newFleet(t *testing.T, seed uint64) *fleet {
 	f.within = int64(f.config.company.OnStoreDown.Within)
 	f.config.shadow = more.IntN(4) == 0
 	f.slices = more.IntN(4) == 0
-	f.requests.limit = f.config.rate
+	if more.IntN(6) == 0 {
+		f.config.countTokens(more)
+	}
+	f.requests.limit, f.tokens.limit = f.config.rate, f.config.tokens
 	return f
 }
 
@@ -292,6 +297,7 @@ func (f *fleet) run() tallies {
 		time.Sleep(31 * time.Second) // permits of who was killed
 		f.settled("after all have closed", replicas)
 		f.requests.check(f.store.losses, f.problem)
+		f.tokens.check(f.store.losses, f.problem)
 		f.permits()
 		for _, r := range replicas {
 			if sharing := r.balances.Sharing(); len(sharing) > 0 {
@@ -327,6 +333,13 @@ func (f *fleet) settled(when string, replicas []*replica) {
 		if s.held != 0 {
 			f.problemLocked("%s: %d of %s is held", when, s.held, text)
 		}
+		if strings.HasPrefix(text, "tokens|") { // they are not in the book
+			void := st.void.Granted - st.void.Returned - st.void.Spent
+			if st.Settled < s.spent-s.gone || st.Settled > s.spent+s.heard || st.Escrowed != void {
+				f.problemLocked("%s: the store has %d of %s settled and %d escrowed, want %d to %d, and %d", when, st.Settled, text, st.Escrowed, s.spent-s.gone, s.spent+s.heard, void)
+			}
+			continue
+		}
 		cut := strings.LastIndexByte(text, '|')
 		var booked int64
 		for _, r := range replicas {
@@ -361,8 +374,10 @@ type fleetConfig struct {
 	total   accounting.Limit
 	rate    accounting.Limit
 	permits accounting.Limit
-	removed bool // there is no limit on keys
-	shadow  bool // two more limits count, and refuse nothing
+	tokens  accounting.Limit // a rate; its amount is 0 if they are not counted
+	daily   accounting.Limit // of tokens
+	removed bool             // there is no limit on keys
+	shadow  bool             // two more limits count, and refuse nothing
 	edits   int
 }
 
@@ -392,10 +407,19 @@ func (c *fleetConfig) outages(rng *rand.Rand) {
 	c.rate.OnStoreDown.Allow = rng.IntN(4) == 0
 }
 
+func (c *fleetConfig) countTokens(rng *rand.Rand) {
+	perMinute := pick[int64](rng, 60_000, 60_000, 6_000_000)
+	c.tokens = accounting.Limit{Name: "tokens", Resource: accounting.Tokens, Amount: perMinute, Per: time.Minute, Burst: perMinute / pick[int64](rng, 60, 10)}
+	c.daily = accounting.Limit{Name: "daily", Resource: accounting.Tokens, Amount: pick[int64](rng, 10_000, 100_000, 10_000_000), Window: accounting.Day}
+}
+
 func (c *fleetConfig) limits() []accounting.Limit {
 	all := []accounting.Limit{c.company, c.total, c.rate, c.permits}
 	if !c.removed {
 		all = append(all, c.keys)
+	}
+	if c.tokens.Amount > 0 {
+		all = append(all, c.daily, c.tokens)
 	}
 	if c.shadow {
 		all = append(all,
