@@ -25,8 +25,8 @@ const (
 	idleStock = 2 * time.Second
 	// Where a limit leaves so much room that nobody misses it, what is in hand of an
 	// account-window shall last for ample, at the pace of the last steadyFor: Run asks
-	// when a quarter of it is left. Hardly anything stays in hand where no call begins
-	// or ends for quietFor.
+	// when a quarter of it is left. Where no call begins or ends for quietFor, no more
+	// than stays for lullFor.
 	ample = 20 * time.Second
 	// Of room that nobody is about to need, what lasts so long is in hand: for so long
 	// calls go on while the store is down.
@@ -38,8 +38,9 @@ const (
 	// What calls were about to take stays in hand for lullFor, though they take less
 	// meanwhile, as far as it is a small part of the room that nobody has.
 	lullFor = time.Minute
-	// reportEvery is how old what the store knows of spent money may be. It is set aside
-	// before it is spent: who is told later sees it as reserved.
+	// reportEvery is how old what the store knows of spent money may be; idleEvery, where
+	// no call has begun or ended for quietFor. It is set aside before it is spent: who is
+	// told later sees it as reserved.
 	reportEvery = 10 * time.Second
 	// recallFor is how long a call waits for what others have idle, in steps that
 	// grow. Then the account-window is dry: for dryFor nobody asks again, and who asks
@@ -101,11 +102,11 @@ type pace struct {
 // fine is the parts of a unit in which a slow pace is measured.
 const fine = 1 << 10
 
-// heard takes what the store has answered by now.
-func (p *supply) heard(s *quota.Sync, st *quota.State, now int64) {
-	p.given, p.borrowed, p.unsure = s.Returned, 0, false
+// heard takes what the store has answered by now, and was told of what was borrowed.
+func (p *supply) heard(s *quota.Sync, st *quota.State, borrowed, now int64) {
+	p.given, p.borrowed, p.unsure = s.Returned, p.borrowed-borrowed, false
 	p.limit, p.replicas = st.Limit, st.Active
-	p.over = st.Settled+st.Escrowed > st.Limit
+	p.over = st.Version > 0 && st.Settled+st.Escrowed > st.Limit // else nobody has told it a limit
 	p.heardAt = now
 	if s.Detail {
 		p.shares, p.detailed = st.Shares, now

@@ -273,7 +273,7 @@ func (l *Ledger) sync(who *waiter, a *account, w *window, t syncTerms, ask wish,
 		Others:   ask.others,
 		Unit:     w.unit,
 	}
-	inHand := w.inHand()
+	inHand, borrowed := w.inHand(), w.supply.borrowed
 	s.Need, s.Want = max(0, ask.need-inHand), max(0, ask.want-inHand, ask.need-inHand)
 	if !l.shared && s.Need > 0 {
 		s.Want = maxAmount
@@ -286,7 +286,7 @@ func (l *Ledger) sync(who *waiter, a *account, w *window, t syncTerms, ask wish,
 		err = errLost
 	}
 	l.answered(err)
-	who.ended(err, l.steady()-began)
+	who.ended(err, began, l.steady())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err != nil {
@@ -313,7 +313,7 @@ func (l *Ledger) sync(who *waiter, a *account, w *window, t syncTerms, ask wish,
 	w.settled = st.Settled
 	w.others = max(0, st.Escrowed-(st.Granted-st.Spent-s.Returned))
 	if l.shared {
-		w.supply.heard(&s, &st, l.steady())
+		w.supply.heard(&s, &st, borrowed, l.steady())
 		if ask.mode == quota.Close {
 			w.returned = w.granted - w.spent // nothing is held: see Close
 		}

@@ -20,7 +20,8 @@ const (
 	// stay in hand.
 	peakFor = 2 * time.Second
 	// Beside them as many more, and at least sparePermits, if an eighth of what nobody
-	// has is enough: while the store is down there are no others.
+	// has is enough: while the store is down there are no others. For lullFor they stay
+	// where none was in use meanwhile.
 	sparePermits = 32
 )
 
@@ -37,11 +38,13 @@ type pool struct {
 	seq    uint64
 	mine   int64 // permits, in use or idle, as the store last said
 	others int64 // those of others
-	told   int64 // when that was, by Ledger.steady: as it was asked
+	told   int64 // when that was, by Ledger.steady: as it was asked …
+	toldAt int64 // … and by the wall clock, which goes on while the machine is suspended
 	limit  int64 // as it was asked
 	peak   int64 // most in use at once since …
 	peakAt int64 // … then
 	last   int64 // and in peakFor before that
+	usedAt int64 // when one was in use last
 	dry    int64 // until then there are no more
 }
 
@@ -54,16 +57,15 @@ func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, 
 		return nil, false
 	}
 	var err error
-	var others, at int64
+	var others int64
 	fits := true
 	if l.shared {
 		ask := h.refill(first)
-		if at = l.steady(); a.pool == nil || !a.pool.kept || !a.pool.fits(ask.lowest, at) {
+		if a.pool == nil || !a.pool.kept || !l.permits(a.pool, ask.lowest) {
 			err = l.permitLocked(&h.waiter, a, ask.lowest, g.syncTerms(a, s, t, now).limit)
-			at = l.steady()
 		}
 		others = a.pool.others
-		fits = a.pool.fits(ask.lowest, at) || err != nil && ask.allow
+		fits = l.permits(a.pool, ask.lowest) || err != nil && ask.allow
 	}
 	refused := h.judge(first, func(e *holdEntry) bool {
 		e.reserved = a.permits + others
@@ -80,7 +82,7 @@ func (l *Ledger) takePermit(h *Hold, first int, t *Table, g *group, a *account, 
 	}
 	a.permits++
 	if l.shared {
-		a.pool.use(at)
+		a.pool.use(l.steady())
 	}
 	h.at(first).booked = true
 	return nil, true
@@ -100,7 +102,7 @@ func (l *Ledger) permitLocked(who *waiter, a *account, lowest, limit int64) erro
 		p.kept = true
 		l.escrow.put(p)
 	}
-	if p.fits(lowest, l.steady()) {
+	if l.permits(p, lowest) {
 		return nil
 	}
 	a.mu.Unlock()
@@ -110,8 +112,8 @@ func (l *Ledger) permitLocked(who *waiter, a *account, lowest, limit int64) erro
 		return err
 	}
 	defer p.asking.unlock(who)
-	want, _ := p.aim(limit)
-	for wait := recallFor / 31; !p.fits(lowest, l.steady()); wait *= 2 {
+	want, _ := p.aim(limit, l.steady())
+	for wait := recallFor / 31; !l.permits(p, lowest); wait *= 2 {
 		if l.steady() < p.dry {
 			return nil
 		}
@@ -119,7 +121,7 @@ func (l *Ledger) permitLocked(who *waiter, a *account, lowest, limit int64) erro
 			return err
 		}
 		switch {
-		case p.fits(lowest, l.steady()):
+		case l.permits(p, lowest):
 			return nil
 		case p.others == 0 || wait > recallFor:
 			p.dry = l.steady() + int64(dryFor)
@@ -132,10 +134,12 @@ func (l *Ledger) permitLocked(who *waiter, a *account, lowest, limit int64) erro
 	return nil
 }
 
-// fits reports whether a permit is in hand, and within the lowest limit.
-func (p *pool) fits(lowest, now int64) bool {
+// permits reports whether a permit is in hand, and within the lowest limit. The store
+// forgets them by its own clock: the wall clock counts, too.
+func (l *Ledger) permits(p *pool, lowest int64) bool {
 	inUse := p.account.permits
-	return lowest == math.MaxInt64 || inUse < p.mine && now-p.told < int64(permitSafe) && inUse < lowest-p.others
+	return lowest == math.MaxInt64 || inUse < p.mine && inUse < lowest-p.others &&
+		l.steady()-p.told < int64(permitSafe) && l.wallClock()-p.toldAt < int64(permitSafe)
 }
 
 // use notes how many are in use.
@@ -149,11 +153,17 @@ func (p *pool) use(now int64) {
 		p.peak, p.peakAt = inUse, now
 	}
 	p.peak = max(p.peak, inUse)
+	if inUse > 0 {
+		p.usedAt = now
+	}
 }
 
 // aim is how many shall be in hand, and how many of them to spare.
-func (p *pool) aim(limit int64) (want, spare int64) {
+func (p *pool) aim(limit, now int64) (want, spare int64) {
 	n := max(p.account.permits, p.peak, p.last)
+	if n == 0 && now-p.usedAt >= int64(lullFor) {
+		return 0, 0
+	}
 	spare = max(0, min(max(n, sparePermits), (limit-p.others-n)/8))
 	return n + spare, spare
 }
@@ -172,10 +182,10 @@ func (l *Ledger) askPermitsLocked(who *waiter, p *pool, want, limit int64, recal
 		p.mine = min(p.mine, want)
 		p.limit = limit
 		a.mu.Unlock()
-		began := l.steady()
+		began, toldAt := l.steady(), l.wallClock()
 		got, err := l.store.Permit(context.Background(), ask)
 		l.answered(err)
-		who.ended(err, l.steady()-began)
+		who.ended(err, began, l.steady())
 		a.mu.Lock()
 		if err != nil {
 			return err
@@ -184,7 +194,7 @@ func (l *Ledger) askPermitsLocked(who *waiter, p *pool, want, limit int64, recal
 			p.seq = got.Seq
 			continue
 		}
-		p.mine, p.others, p.told = got.Mine, got.Others, began
+		p.mine, p.others, p.told, p.toldAt = got.Mine, got.Others, began, toldAt
 		return nil
 	}
 }
@@ -197,7 +207,7 @@ func (p *pool) due(l *Ledger) (call func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p.use(now)
-	want, spare := p.aim(p.limit)
+	want, spare := p.aim(p.limit, now)
 	few := p.mine < want-spare/2 && spare > 0
 	if l.down.Load() {
 		want = max(want, p.mine) // nobody else gets what is given back now

@@ -178,7 +178,7 @@ func (l *Ledger) askRateLocked(who *waiter, v *vended, want, need int64) (wait i
 		began := l.steady()
 		got, err := l.store.Take(context.Background(), t)
 		l.answered(err)
-		who.ended(err, l.steady()-began)
+		who.ended(err, began, l.steady())
 		a.mu.Lock()
 		if err != nil {
 			v.unsure = true

@@ -66,6 +66,7 @@ func (l *Ledger) reserve(h *Hold, t *Table, s *Subject, n Need, now time.Time) (
 	if h.reserved {
 		panic("accounting: Reserve twice on a Hold")
 	}
+	h.waiter.goesOn(l)
 	if n.USD < 0 || n.USD > maxAmount || n.Expected < 0 || n.Expected > n.USD || n.Tokens < 0 || n.Tokens > maxAmount {
 		panic("accounting: Need is out of range")
 	}
@@ -256,6 +257,7 @@ func (l *Ledger) windowLocked(who *waiter, a *account, s *Subject, now int64) (*
 // matches s, less than zero after an overdraft; ok is false if none matches. It may
 // wait for the store as a part of the call of h.
 func (l *Ledger) Room(h *Hold, t *Table, s *Subject, now time.Time) (room money.NanoUSD, ok bool) {
+	h.waiter.goesOn(l)
 	l.eachLeft(&h.waiter, t, s, now, func(_ *group, _ *member, left money.NanoUSD) {
 		if !ok || left < room {
 			room, ok = left, true
@@ -269,6 +271,7 @@ func (l *Ledger) Room(h *Hold, t *Table, s *Subject, now time.Time) (room money.
 // false if n fits, or if a budget that it does not fit does not allow it. It waits as
 // Room does.
 func (l *Ledger) Clamp(h *Hold, t *Table, s *Subject, n Need, now time.Time) (room money.NanoUSD, floor money.Tokens, ok bool) {
+	h.waiter.goesOn(l)
 	clamps := true
 	room = maxAmount
 	l.eachLeft(&h.waiter, t, s, now, func(g *group, m *member, left money.NanoUSD) {

@@ -28,6 +28,7 @@ type reach struct {
 	mute  atomic.Bool // calls arrive, and are not answered
 	calls atomic.Int64
 
+	bad      atomic.Bool // of rates, it says that it cannot
 	silent   atomic.Bool // calls do not arrive, and fail after storeDeadline …
 	breakers int         // … and then at once, all that are for one of so many servers; 0 = each waits
 	broken   [16]atomic.Bool
@@ -77,6 +78,9 @@ func (r *reach) Sync(ctx context.Context, s quota.Sync) (quota.State, error) {
 func (r *reach) Take(ctx context.Context, t quota.Take) (quota.Taken, error) {
 	if err := r.ask(t.Key); err != nil {
 		return quota.Taken{}, err
+	}
+	if r.bad.Load() {
+		return quota.Taken{}, errors.New("the amounts of a rate pass 2^53")
 	}
 	taken, err := r.Store.Take(ctx, t)
 	if r.mute.Load() {
@@ -662,6 +666,55 @@ func TestPermitsOfWhoIsCutOff(t *testing.T) {
 		}
 		s.store.down.Store(false)
 		s.end()
+	})
+}
+
+// TestIdlePermits: of a limit that nobody calls for any more nothing is in hand, nobody
+// tells the store of it, and its account can go.
+func TestIdlePermits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 1, accounting.Limit{Name: "c", Resource: accounting.Concurrent, Each: []accounting.Dimension{accounting.Key}, Amount: 100})
+		defer s.end()
+		for k := range 20 {
+			var h accounting.Hold
+			mustAdmit(t, s.ledgers[0], &h, s.tables[0], subject(fmt.Sprint("k", k), "t"), accounting.Need{}, time.Now())
+			s.ledgers[0].Settle(&h, 0, 0, time.Now())
+		}
+		time.Sleep(2 * time.Minute)
+		before := s.store.calls.Load()
+		time.Sleep(time.Minute)
+		if n := s.store.calls.Load() - before; n != 0 {
+			t.Errorf("the store was asked %d times in a minute without a call", n)
+		}
+	})
+}
+
+// TestSuspendedPermits: a machine that was suspended for longer than permits last gives
+// none out before the store has said so, though the clock that nobody sets stood still.
+func TestSuspendedPermits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 2, accounting.Limit{Name: "c", Resource: accounting.Concurrent, Amount: 2})
+		defer s.end()
+		enter := func(i int, h *accounting.Hold) bool {
+			return s.ledgers[i].Enter(h, s.tables[i], subject("k", "t"), s.now()) == nil
+		}
+		var h [4]accounting.Hold
+		if !enter(0, &h[0]) || !enter(0, &h[1]) {
+			t.Fatal("there are two permits")
+		}
+		s.ledgers[0].Release(&h[0], s.now())
+		s.ledgers[0].Release(&h[1], s.now())
+		s.skew.Store(int64(time.Minute)) // meanwhile others may have them
+		s.store.down.Store(true)
+		if enter(0, &h[2]) {
+			t.Error("a permit from before it was suspended was given out")
+			s.ledgers[0].Release(&h[2], s.now())
+		}
+		s.store.down.Store(false)
+		if !enter(0, &h[3]) {
+			t.Error("the store answers, and there is no permit")
+		}
+		s.ledgers[0].Release(&h[3], s.now())
 	})
 }
 

@@ -225,3 +225,46 @@ func TestSilentStoreAndDroppedWindows(t *testing.T) {
 		s.end()
 	})
 }
+
+// TestPatience: a call that waited in vain for one thing, and was let through, asks again
+// for another one that it needs later, as the store is well.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 1,
+			accounting.Limit{Name: "r", Resource: accounting.Requests, Amount: 10, Per: time.Second, OnStoreDown: accounting.OnStoreDown{Allow: true}},
+			accounting.Limit{Name: "b", Resource: accounting.USD, Amount: 100, Window: accounting.Month})
+		defer s.end()
+		s.store.silent.Store(true)
+		var h accounting.Hold
+		if r := s.ledgers[0].Enter(&h, s.tables[0], subject("k", "t"), time.Now()); r != nil {
+			t.Fatalf("a rate that allows it = %+v", r)
+		}
+		s.store.speak()
+		time.Sleep(2 * time.Second) // for its body
+		if r := s.ledgers[0].Reserve(&h, s.tables[0], subject("k", "t"), accounting.Need{USD: 5}, time.Now()); r != nil {
+			t.Errorf("a budget, as the store answers again = %+v", r)
+		}
+		s.ledgers[0].Settle(&h, 5, 0, time.Now())
+	})
+}
+
+// TestBadAnswerIsAnAnswer: what the store says about one limit costs no patience for
+// others, whose question is another one.
+func TestBadAnswerIsAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 1,
+			accounting.Limit{Name: "r", Resource: accounting.Requests, Amount: 10, Per: time.Second, OnStoreDown: accounting.OnStoreDown{Allow: true}},
+			accounting.Limit{Name: "b", Resource: accounting.USD, Amount: 100, Window: accounting.Month})
+		defer s.end()
+		s.store.bad.Store(true)
+		var h accounting.Hold
+		if r := s.ledgers[0].Enter(&h, s.tables[0], subject("k", "t"), time.Now()); r != nil {
+			t.Fatalf("a rate that allows it = %+v", r)
+		}
+		if r := s.ledgers[0].Reserve(&h, s.tables[0], subject("k", "t"), accounting.Need{USD: 5}, time.Now()); r != nil {
+			t.Errorf("a budget that the store answers for = %+v", r)
+		}
+		s.ledgers[0].Settle(&h, 5, 0, time.Now())
+		s.store.bad.Store(false)
+	})
+}

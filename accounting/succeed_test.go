@@ -70,6 +70,26 @@ func has(t *testing.T, store quota.Store, account, window string) (settled, escr
 
 func thisMonth() string { return time.Now().UTC().Format("2006-01") }
 
+// TestWithinAfterLoss: a store that has lost all and was told what was spent, and no limit
+// yet, has nothing out beyond it.
+func TestWithinAfterLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &reach{Store: memory.New()}
+		month := accounting.Limit{Name: "m", Resource: accounting.USD, Amount: 1000, Window: accounting.Month, OnStoreDown: accounting.OnStoreDown{Within: 500}}
+		book := accounting.NewBalances()
+		var h accounting.Hold
+		first := begin(t, store, book, "r.1", month)
+		first.admit("a", &h, 10)
+		first.settle("a", &h, 10)
+
+		store.Store = memory.New()
+		second := begin(t, store, book, "r.2", month)
+		store.down.Store(true)
+		second.admit("b", &h, 20)
+		second.settle("b", &h, 20)
+	})
+}
+
 // TestSucceed: who follows a process that was killed tells the shared store what that
 // one spent, charges what was in flight in full, gives back what was in hand, and
 // does so once.

@@ -4,22 +4,36 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"airgate/accounting/quota"
 )
 
-// inVain is how long a store call lasts at least that was waited for in vain: one that
-// is known to be down says so within moments.
-const inVain = time.Millisecond
+const (
+	// inVain is how long a store call lasts at least that was waited for in vain: one
+	// that is known to be down says so within moments.
+	inVain = time.Millisecond
+	// patient is after how long a call that goes on asks again: the store may be well.
+	patient = time.Second
+)
 
 // waiter is who waits for the store: a call, or Run. A call that has waited in vain
 // asks no more, whatever else it lacks: so it waits for one deadline in all.
 type waiter struct {
 	vain error // what came of it; nil = it has not
+	at   int64 // when that was, by Ledger.steady
 }
 
-// ended takes how a store call went that took so many nanoseconds.
-func (who *waiter) ended(err error, took int64) {
-	if err != nil && took >= int64(inVain) && !errors.Is(err, errLost) { // that is an answer
-		who.vain = err
+// ended takes how a store call went that began and ended then, by Ledger.steady.
+func (who *waiter) ended(err error, began, now int64) {
+	if now-began >= int64(inVain) && errors.Is(err, quota.ErrUnavailable) && !errors.Is(err, errLost) { // what is lost is an answer
+		who.vain, who.at = err, now
+	}
+}
+
+// goesOn is for a call that may have waited before for something else, its body.
+func (who *waiter) goesOn(l *Ledger) {
+	if who.vain != nil && l.steady()-who.at >= int64(patient) {
+		who.vain = nil
 	}
 }
 
@@ -29,7 +43,7 @@ type turn struct {
 	held chan struct{}
 
 	vain atomic.Uint64 // holders who waited in vain
-	err  error         // what came of that the last time; who holds the turn may look
+	last waiter        // the last of them; who holds the turn may look
 }
 
 func newTurn() *turn { return &turn{held: make(chan struct{}, 1)} }
@@ -42,7 +56,7 @@ func (t *turn) lock(who *waiter) error {
 	before := t.vain.Load()
 	t.held <- struct{}{}
 	if t.vain.Load() != before {
-		who.vain = t.err
+		*who = t.last
 		<-t.held
 	}
 	return who.vain
@@ -50,7 +64,7 @@ func (t *turn) lock(who *waiter) error {
 
 func (t *turn) unlock(who *waiter) {
 	if who.vain != nil {
-		t.err = who.vain
+		t.last = *who
 		t.vain.Add(1)
 	}
 	<-t.held
