@@ -80,6 +80,7 @@ func (r *reach) Take(ctx context.Context, t quota.Take) (quota.Taken, error) {
 		return quota.Taken{}, err
 	}
 	if r.bad.Load() {
+		time.Sleep(2 * storeTrip)
 		return quota.Taken{}, errors.New("the amounts of a rate pass 2^53")
 	}
 	taken, err := r.Store.Take(ctx, t)

@@ -113,8 +113,8 @@ func list() []mutant {
 		{
 			breaks: "who is cut off from the store gives out no permits",
 			file:   "accounting/permit.go",
-			line:   " && now-p.told < int64(permitSafe)",
-			mutant: " && now > 0",
+			line:   "l.steady()-p.told < int64(permitSafe) && l.wallClock()-p.toldAt < int64(permitSafe)",
+			mutant: "true",
 			tests:  "TestPermitsOfWhoIsCutOff",
 		},
 		{
@@ -293,6 +293,34 @@ func list() []mutant {
 			line:   "within := !w.supply.over && lacking",
 			mutant: "within := lacking",
 			tests:  "TestWithinOutages",
+		},
+		{
+			breaks: "an answer costs a call no patience",
+			file:   "accounting/turn.go",
+			line:   "errors.Is(err, quota.ErrUnavailable) && !errors.Is(err, errLost)",
+			mutant: "(errors.Is(err, quota.ErrUnavailable) || err != nil) && !errors.Is(err, errLost)",
+			tests:  "TestBadAnswerIsAnAnswer",
+		},
+		{
+			breaks: "a call that was let through asks again",
+			file:   "accounting/turn.go",
+			line:   "who.vain != nil && l.steady()-who.at >= int64(patient)",
+			mutant: "false",
+			tests:  "TestPatience",
+		},
+		{
+			breaks: "permits that nobody uses go back, spare ones too",
+			file:   "accounting/permit.go",
+			line:   "if n == 0 && now-p.usedAt >= int64(lullFor) {",
+			mutant: "if false {",
+			tests:  "TestIdlePermits",
+		},
+		{
+			breaks: "a machine that was suspended gives out no permits",
+			file:   "accounting/permit.go",
+			line:   " && l.wallClock()-p.toldAt < int64(permitSafe)",
+			mutant: "",
+			tests:  "TestSuspendedPermits",
 		},
 		{
 			breaks: "a call waits for a silent store once",
