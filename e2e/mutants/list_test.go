@@ -106,8 +106,8 @@ func list() []mutant {
 		{
 			breaks: "a concurrency limit is one over all replicas",
 			file:   "accounting/permit.go",
-			line:   "inUse < p.mine && now",
-			mutant: "now",
+			line:   "inUse < p.mine && inUse < lowest-p.others &&",
+			mutant: "inUse < lowest-p.others &&",
 			tests:  "TestSharedPermits",
 		},
 		{
