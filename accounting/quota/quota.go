@@ -19,6 +19,11 @@ import (
 // asked, or did not answer in time.
 var ErrUnavailable = errors.New("quota store unavailable")
 
+// ErrLeft is the error of a replica for which somebody has called Leave though it lives:
+// what it has in hand others may have spent. It spends nothing any more and ends; what
+// it has spent, its next incarnation tells.
+var ErrLeft = errors.New("another airgate has given back what this one had in the quota store")
+
 // Key names one account-window, one bucket or one set of permits. Values of both
 // parts are canonical text made by package accounting; a store never parses
 // them.
@@ -53,8 +58,8 @@ type Share struct {
 // asked for Detail since.
 const Folded = "*folded"
 
-// LastSeq is the greatest Seq: who closes an account-window for a replica that
-// has ended calls with it, so that nothing of its own comes later.
+// LastSeq is the greatest Seq; more is an error of Sync. Who closes an account-window
+// for a replica that has ended calls with it, so that nothing of its own comes later.
 const LastSeq = 1<<53 - 1
 
 // Sync is one replica's report on one account-window and its wish. Amounts
@@ -173,7 +178,8 @@ type Store interface {
 	// Leave gives back, in every account-window, what a replica has in escrow and has
 	// not spent. Its process has ended, and what it spent was told with Close; what
 	// it sent before may still arrive, and changes nothing. No other call has that
-	// replica's name any more.
+	// replica's name any more: one that lives all the same hears LastSeq as the State's
+	// Seq of such an account-window, and its Watch ends with ErrLeft.
 	Leave(ctx context.Context, replica string) error
 
 	// Take is atomic per key. A replica that the bucket does not know begins
@@ -187,7 +193,8 @@ type Store interface {
 	Permit(ctx context.Context, p Permits) (Permitted, error)
 
 	// Watch tells o what others ask for and what the store has lost, until ctx
-	// ends; then it returns nil. It is called once. A store that is unreachable
+	// ends; then it returns nil. It ends with ErrLeft once it hears that Leave was
+	// called for replica. It is called once. A store that is unreachable
 	// does not end it. replica is counted as alive as long as it runs, and left
 	// when it ends. To a store that others may have used before, an empty one is
 	// one that has lost everything: the first replica of all waits a few seconds

@@ -1,10 +1,11 @@
 // Package memory is the quota state of one process. It answers without I/O,
-// never fails, loses nothing, and forgets everything when the process ends: what
+// loses nothing, and forgets everything when the process ends: what
 // was spent comes back from the journal.
 package memory
 
 import (
 	"context"
+	"fmt"
 	"hash/maphash"
 	"math"
 	"sync"
@@ -23,7 +24,7 @@ type Store struct {
 	shards [shards]shard
 
 	mu     sync.Mutex
-	owners map[string]chan quota.Key // :: replica.incarnation → what others ask of it
+	owners map[string]chan quota.Key // :: replica.incarnation → what others ask of it; closed = it was left for
 }
 
 type shard struct {
@@ -69,8 +70,11 @@ func (s *Store) passed() time.Duration {
 	return time.Since(s.began) //nolint:forbidigo // as in New
 }
 
-// Sync implements quota.Store. The error is always nil.
+// Sync implements quota.Store. Its one error is a Seq beyond quota.LastSeq.
 func (s *Store) Sync(_ context.Context, c quota.Sync) (quota.State, error) {
+	if c.Seq > quota.LastSeq {
+		return quota.State{}, fmt.Errorf("quota store: sync %s: seq %d is beyond %d", c.Key.Account, c.Seq, uint64(quota.LastSeq))
+	}
 	st := s.sync(&c)
 	if c.Recall && c.Need > 0 && st.Granted-c.Seen < c.Need && st.Escrowed > st.Granted-c.Returned-st.Spent {
 		s.recall(c.Replica, c.Key)
@@ -121,6 +125,12 @@ func (s *Store) Leave(_ context.Context, replica string) error {
 			}
 		}
 		sh.mu.Unlock()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if asked := s.owners[replica]; asked != nil {
+		close(asked)
+		delete(s.owners, replica)
 	}
 	return nil
 }

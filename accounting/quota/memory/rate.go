@@ -114,7 +114,8 @@ func (s *Store) permit(c *quota.Permits) quota.Permitted {
 	return quota.Permitted{Seq: mine.seq, Mine: mine.n, Others: others}
 }
 
-// Watch implements quota.Store: nothing is ever lost here.
+// Watch implements quota.Store: nothing is ever lost here, and who was left for before
+// it watches does not hear of it.
 func (s *Store) Watch(ctx context.Context, replica string, o quota.Owner) error {
 	asked := make(chan quota.Key, 256)
 	s.mu.Lock()
@@ -129,7 +130,10 @@ func (s *Store) Watch(ctx context.Context, replica string, o quota.Owner) error 
 		select {
 		case <-ctx.Done():
 			return nil
-		case k := <-asked:
+		case k, ok := <-asked:
+			if !ok {
+				return quota.ErrLeft
+			}
 			o.Recall(k)
 		}
 	}

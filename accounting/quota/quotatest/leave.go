@@ -1,6 +1,7 @@
 package quotatest
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -39,6 +40,18 @@ func leaves(t *testing.T, st quota.Store) {
 		if rest := send(t, st, quota.Sync{Key: key(i), Replica: "live", Seq: 2, Seen: 10, Want: 100, Limit: 100, Version: 1, Expire: expire()}); rest.Granted != 100-settled {
 			t.Fatalf("window %d: the other has %d of what is left, want %d", i, rest.Granted, 100-settled)
 		}
+	}
+	// What is said of it by the last Seq is heard, and there is nothing after that.
+	last := send(t, st, quota.Sync{Key: key(1), Replica: "dead", Seq: quota.LastSeq, Seen: 30, Spent: 30, Mode: quota.Close, Expire: expire()})
+	if last.Settled != 30 {
+		t.Errorf("%d are settled, want 30", last.Settled)
+	}
+	beyond := quota.Sync{Key: key(1), Replica: "dead", Seq: quota.LastSeq + 1, Seen: 40, Spent: 40, Want: 40, Limit: 100, Version: 1, Expire: expire()}
+	if got, err := st.Sync(t.Context(), beyond); err == nil || errors.Is(err, quota.ErrUnavailable) {
+		t.Errorf("a Seq beyond the last is answered %+v, %v; want an error that stays one", got, err)
+	}
+	if after := send(t, st, quota.Sync{Key: key(1), Replica: "reader", Seq: 1, Mode: quota.NoGrants}); after.Settled != 30 {
+		t.Errorf("after a Seq beyond the last %d are settled, want 30", after.Settled)
 	}
 	if err := st.Leave(t.Context(), "never here"); err != nil {
 		t.Error(err)

@@ -39,6 +39,7 @@ func Run(t *testing.T, newStore func(t *testing.T) quota.Store) {
 	t.Run("permit/model", func(t *testing.T) { permitsLikeModel(t, newStore(t)) })
 	t.Run("permit/expiry", func(t *testing.T) { permitsExpire(t, newStore(t)) })
 	t.Run("recall", func(t *testing.T) { recalls(t, newStore(t)) })
+	t.Run("left", func(t *testing.T) { tellsWhoWasLeft(t, newStore(t)) })
 }
 
 // expire lies ahead of any clock a store may have, so nothing is forgotten

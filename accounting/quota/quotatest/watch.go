@@ -2,6 +2,7 @@ package quotatest
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -69,5 +70,49 @@ func recalls(t *testing.T, st quota.Store) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("Watch = error %v, want nil once its context has ended", err)
+	}
+}
+
+// tellsWhoWasLeft: who was left for though it lives hears of it, and not if another was.
+func tellsWhoWasLeft(t *testing.T, st quota.Store) {
+	const left, asks = "quotatest/left", "quotatest/asks"
+	ended := make(chan error, 1)
+	recalled := make(chan quota.Key, 10_000)
+	go func() { ended <- st.Watch(t.Context(), left, watcher{recalled}) }()
+	key := quota.Key{Account: left, Window: "w"}
+	send(t, st, quota.Sync{Key: key, Replica: left, Seq: 1, Want: 80, Limit: 100, Version: 1})
+	var seq uint64
+	watches := func() {
+		t.Helper()
+		until(t, left+" is asked for what it has", func() bool {
+			seq++
+			send(t, st, quota.Sync{Key: key, Replica: asks, Seq: seq, Want: 90, Need: 90, Limit: 100, Version: 1, Recall: true})
+			select {
+			case err := <-ended:
+				t.Fatalf("Watch = %v, want it to go on", err)
+			case <-recalled:
+				return true
+			case <-time.After(20 * time.Millisecond):
+			}
+			return false
+		})
+	}
+	watches()
+	if err := st.Leave(t.Context(), "quotatest/another"); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		watches()
+	}
+	if err := st.Leave(t.Context(), left); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, quota.ErrLeft) {
+			t.Errorf("Watch = %v, want %v", err, quota.ErrLeft)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("Watch does not end though its replica was left for")
 	}
 }

@@ -1,7 +1,7 @@
 -- One replica lives, and hears whether the shard is whole. If it is not, it is
 -- learned anew: from now until all who may have a part of it have told it, or
 -- are gone.
--- KEYS: the shard's register, fleet, learning and silent. ARGV: replica, whether to
+-- KEYS: the shard's register, fleet, learning, silent and left. ARGV: replica, whether to
 -- list the fleet; in milliseconds: how long to wait for who has not joined yet, for
 -- who does not live any more, and when those are forgotten.
 -- The register is a sorted set: each window of the shard -> when it expires, and
@@ -10,8 +10,11 @@
 -- the fleet has forgotten: for who asks what became of one that does not come back.
 -- The learning is a hash: id, began, m:<replica that somebody remembers>,
 -- d:<replica that has told all>.
-local register, fleet, learning, silent = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local register, fleet, learning, silent, left = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local me, list, join, gone, forget = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+
+-- Who was left for does not count as one that lives.
+if redis.call('ZSCORE', left, me) then return {'0', '', {}, {}, '1'} end
 
 local function text(n) return string.format('%.0f', n) end
 local time = redis.call('TIME')
@@ -70,4 +73,4 @@ if list then
     end
   end
 end
-return {whole and '1' or '0', began, missing, members}
+return {whole and '1' or '0', began, missing, members, '0'}

@@ -34,6 +34,7 @@ type fleet struct {
 	learning [shards]string      // :: shard → when the learning under way began, "" if it is whole
 	heard    [shards]bool        // :: shard → it has been heard of
 	members  map[string]struct{} // whom a whole shard has last listed
+	left     bool                // this replica was left for
 	changed  chan struct{}       // closed, and made anew, when learning or heard changes
 }
 
@@ -61,6 +62,12 @@ func (s *Store) Whole(ctx context.Context) error {
 	}
 }
 
+func (f *fleet) wasLeft() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.left
+}
+
 // lostLocked is the learnings under way.
 func (f *fleet) lostLocked() map[int]string {
 	lost := make(map[int]string) // :: shard → when it began
@@ -78,6 +85,8 @@ func (s *Store) Watch(ctx context.Context, replica string, o quota.Owner) error 
 	defer asked.Close() //nolint:errcheck // it only listened
 	var beating sync.WaitGroup
 	defer beating.Wait()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	heard := make(chan struct{}, 1) // a beat has been answered
 	beating.Go(func() { s.live(ctx, replica, heard) })
 
@@ -96,6 +105,9 @@ func (s *Store) Watch(ctx context.Context, replica string, o quota.Owner) error 
 				o.Recall(k)
 			}
 		case <-heard:
+			if s.fleet.wasLeft() {
+				return quota.ErrLeft
+			}
 			s.reassert(ctx, replica, o, told)
 		}
 	}
@@ -140,7 +152,7 @@ func (s *Store) beat(ctx context.Context, replica string, listed int) error {
 	ctx, cancel := context.WithTimeout(ctx, s.pace.beat)
 	defer cancel()
 	beats, err := s.pipeline(ctx, beatScript, shards, func(i int) (keys []string, args []any) {
-		return []string{registerKey(i), fleetKey(i), learningKey(i), silentKey(i)},
+		return []string{registerKey(i), fleetKey(i), learningKey(i), silentKey(i), leftKey(i)},
 			[]any{replica, digit(i == listed), s.pace.join.Milliseconds(), s.pace.gone.Milliseconds(), s.pace.forget.Milliseconds()}
 	})
 	s.hear(beats, listed)
@@ -176,7 +188,11 @@ func (s *Store) hear(beats []*goredis.Cmd, listed int) {
 	began, ended, gone := 0, 0, make(map[string]struct{})
 	for i, c := range beats {
 		v, err := c.Slice()
-		if err != nil || len(v) != 4 {
+		if err != nil || len(v) != 5 {
+			continue
+		}
+		if v[4] == "1" {
+			f.left = true
 			continue
 		}
 		f.heard[i] = true

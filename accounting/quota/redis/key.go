@@ -46,6 +46,7 @@ func permitsKey(shard int, name string) string { return shardKey(shard, "permits
 func registerKey(shard int) string             { return shardKey(shard, "register") }
 func fleetKey(shard int) string                { return shardKey(shard, "fleet") }
 func silentKey(shard int) string               { return shardKey(shard, "silent") }
+func leftKey(shard int) string                 { return shardKey(shard, "left") }
 func learningKey(shard int) string             { return shardKey(shard, "learning") }
 
 // recallOf is the message that asks others for what is idle, "" for none.

@@ -14,7 +14,17 @@ import (
 //go:embed leave.lua
 var leaveSource string
 
-var leaveScript = goredis.NewScript(leaveSource) //nolint:gochecknoglobals // a constant
+//go:embed left.lua
+var leftSource string
+
+//nolint:gochecknoglobals // constants
+var (
+	leaveScript = goredis.NewScript(leaveSource)
+	leftScript  = goredis.NewScript(leftSource)
+)
+
+// leftShard is where it is said who was left for: one shard will do.
+const leftShard = 0
 
 // scanned is how many account-windows are looked at in one round trip.
 const scanned = 256
@@ -22,12 +32,22 @@ const scanned = 256
 // Leave implements quota.Store. It looks at every account-window there is: it is
 // for the start, and each of its round trips has the time that New has.
 func (s *Store) Leave(ctx context.Context, replica string) error {
+	err := s.sayLeft(ctx, replica) // first: if it lives, it shall not take more
 	for shard := range shards {
-		if err := s.leave(ctx, shard, replica); err != nil {
-			return fmt.Errorf("%w: leave: %w", quota.ErrUnavailable, err)
+		if err == nil {
+			err = s.leave(ctx, shard, replica)
 		}
 	}
+	if err != nil {
+		return fmt.Errorf("%w: leave: %w", quota.ErrUnavailable, err)
+	}
 	return nil
+}
+
+func (s *Store) sayLeft(ctx context.Context, replica string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return leftScript.Run(ctx, s.client, []string{leftKey(leftShard)}, replica).Err()
 }
 
 func (s *Store) leave(ctx context.Context, shard int, replica string) error {
