@@ -201,7 +201,9 @@ func (l *Ledger) tendLocked(a *account, w *window) {
 // Run looks after what this ledger has in hand of a shared store until ctx ends:
 // it asks for what calls are about to take before they need it, reports what was
 // spent, and gives back what lies idle or what others ask for. It is called once.
-// No call waits for it.
+// No call waits for it. It ends with quota.ErrLeft once it is heard that somebody else
+// has given back what this ledger had in hand: then no call on a window is admitted any
+// more, whatever OnStoreDown says.
 func (l *Ledger) Run(ctx context.Context) error {
 	if !l.shared {
 		return errors.New("run ledger: its store is not shared")
@@ -212,7 +214,9 @@ func (l *Ledger) Run(ctx context.Context) error {
 	var watched error
 	watching.Go(func() {
 		defer stop()
-		watched = l.store.Watch(ctx, l.replica, owner{l})
+		if watched = l.store.Watch(ctx, l.replica, owner{l}); errors.Is(watched, quota.ErrLeft) {
+			l.left.Store(true)
+		}
 	})
 	// Of the time, so that a simulation repeats its course.
 	jitters := rand.New(rand.NewPCG(uint64(l.steady()), 0)) //nolint:gosec // not a secret
@@ -226,6 +230,11 @@ func (l *Ledger) Run(ctx context.Context) error {
 			return watched
 		case <-timer.C:
 			l.tendAll(ctx)
+			if l.left.Load() {
+				stop()
+				watching.Wait()
+				return quota.ErrLeft
+			}
 			if l.escrow.leaves(l.steady()) {
 				watching.Go(func() { l.leaveAgain(ctx) })
 			}
@@ -555,16 +564,19 @@ func (l *Ledger) refillLocked(who *waiter, a *account, w *window, t syncTerms, r
 }
 
 // secureLocked makes r fit in w, if it can: from what is in hand, by the store, unless
-// that has just failed with err, or by this ledger's own word. a.mu is held, but not
-// while the store is asked.
+// that has just failed with err, or by this ledger's own word. Who was left for has
+// neither. a.mu is held, but not while the store is asked.
 func (l *Ledger) secureLocked(who *waiter, a *account, w *window, g *group, s *Subject, t *Table, r refill, err error, now int64) (fits bool, _ error) {
-	if w.fits(r.need, r.lowest) {
-		return true, err
-	}
-	if err == nil {
+	if err == nil && !w.fits(r.need, r.lowest) {
 		err = l.refillLocked(who, a, w, g.syncTerms(a, s, t, now), r, now)
 	}
-	return w.fits(r.need, r.lowest) || err != nil && l.borrowLocked(w, r), err
+	switch {
+	case l.left.Load():
+		return false, quota.ErrLeft
+	case w.fits(r.need, r.lowest):
+		return true, err
+	}
+	return err != nil && l.borrowLocked(w, r), err
 }
 
 // holdLocked holds need in w. What nobody enforces and is not in hand is granted by the
@@ -699,7 +711,8 @@ func (l *Ledger) reassert(a *account, w *window) error {
 
 // Close gives back everything that this ledger has in hand, and reports what it
 // has spent. No call may be open. What it cannot tell the store by the end of ctx
-// stays set aside.
+// stays set aside. Who was left for has nothing to give back, and is quota.ErrLeft: what
+// it has spent since, Succeed tells.
 func (l *Ledger) Close(ctx context.Context) error {
 	if !l.shared {
 		return nil

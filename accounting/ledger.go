@@ -56,6 +56,7 @@ type Ledger struct {
 	now      func() time.Time
 	began    time.Time     // see steady
 	down     atomic.Bool   // the last store call failed
+	left     atomic.Bool   // quota.ErrLeft: it asks the store for no window any more, and admits no call on one
 	version  atomic.Uint64 // of the last table that was applied
 	escrow   escrow        // what Run looks after
 
@@ -253,6 +254,9 @@ var errLost = fmt.Errorf("%w: it may have lost what it granted, and grants nothi
 // sync reports a window to the store and asks for what the wish lacks. It returns
 // how much more was granted. w.syncing is held.
 func (l *Ledger) sync(who *waiter, a *account, w *window, t syncTerms, ask wish, now int64) (granted int64, err error) {
+	if l.left.Load() {
+		return 0, quota.ErrLeft
+	}
 	a.mu.Lock()
 	w.seq++
 	s := quota.Sync{
@@ -282,7 +286,12 @@ func (l *Ledger) sync(who *waiter, a *account, w *window, t syncTerms, ask wish,
 
 	began := l.steady()
 	st, err := l.store.Sync(context.Background(), s)
-	if err == nil && st.Lost {
+	switch {
+	case err != nil:
+	case st.Seq == quota.LastSeq: // nobody but who has left for this ledger says that
+		l.left.Store(true)
+		return 0, quota.ErrLeft
+	case st.Lost:
 		err = errLost
 	}
 	l.answered(err)

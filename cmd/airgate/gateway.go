@@ -23,6 +23,7 @@ import (
 	"airgate/accounting/failpoint"
 	"airgate/accounting/journal"
 	"airgate/accounting/journal/disk"
+	"airgate/accounting/quota"
 	"airgate/accounting/sink/sqlite"
 	"airgate/cmd/airgate/admin"
 	"airgate/envoy/accesslog"
@@ -284,7 +285,13 @@ func (g *gateway) joinStore(ctx context.Context) error {
 			g.log.Error("that earlier incarnations have closed what they had in the quota store cannot be recorded yet", slog.Any("error", err))
 		}
 	}
-	g.task("quota", func() error { return g.ledger.Run(ctx) })
+	g.task("quota", func() error {
+		err := g.ledger.Run(ctx)
+		if errors.Is(err, quota.ErrLeft) {
+			err = fmt.Errorf("%w, as if %s had ended for good: no call is admitted any more; start it again, and it tells what it has spent", err, g.journal.Writer())
+		}
+		return err
+	})
 	waiting, end := context.WithTimeout(ctx, wholeWithin)
 	defer end()
 	if err := g.store.whole(waiting); err != nil && ctx.Err() == nil {
@@ -302,7 +309,7 @@ func (g *gateway) leaveStore(ctx context.Context) error {
 	ctx, end := context.WithTimeout(ctx, doorGrace)
 	defer end()
 	if err := g.ledger.Close(ctx); err != nil {
-		g.log.Warn("the quota store cannot be told what is given back: it stays set aside until the next start", slog.Any("error", err))
+		g.log.Warn("the quota store is not told all that was spent, nor given back what is in hand: the next start does", slog.Any("error", err))
 		return nil
 	}
 	_, err := g.journal.Append(accounting.QuotaClosed(time.Now(), g.journal.Writer()))

@@ -83,9 +83,10 @@ func newBudgetsReclaim(t *terminal, f *flags) *cobra.Command {
 			"back, if the records prove that none are missing: they are one chain from the first on, which ends with the writer's\n" +
 			"own word that it has given back what it had, or with the record that the next start of its replica names as its last.\n" +
 			"Otherwise what it spent since its last record is not known, and nothing goes back but with --accept USD, no less\n" +
-			"than what would go back: by so much at most a budget can be passed then (beyond what it spent without the store's\n" +
-			"word: overdrafts, shadow budgets, onStoreDown). A writer that was heard of in the last minute is refused. Make sure\n" +
-			"that its process has ended: what one spends that only cannot reach the store is in none of these sums.",
+			"than what would go back: by so much at most a budget can be passed then, beside what it spent without the store's\n" +
+			"word (overdrafts, shadow budgets, onStoreDown). A writer that was heard of in the last minute is refused. Make sure\n" +
+			"that its process has ended: one that only cannot reach the store goes on with what it had in hand, proven or not, and\n" +
+			"ends once it reaches the store, as that tells it.",
 		Example: "  airgate budgets reclaim\n" +
 			"  airgate budgets reclaim airgate-2.01a22c793682283a2bf6 --records usage-backup.db --reason INC-12 --admin-write-token token",
 		Args: func(_ *cobra.Command, args []string) error {

@@ -106,10 +106,13 @@ func admitted(t *testing.T, l *accounting.Ledger, table *accounting.Table, need 
 }
 
 // silent makes the store have heard of it two minutes ago.
-func (l *lost) silent() {
+func (l *lost) silent() { silent(l.t, l.server, l.writer) }
+
+func silent(t *testing.T, server *redistest.Server, writer string) {
+	t.Helper()
 	for shard := range 16 {
 		key := fmt.Sprintf("airgate:q:{%x}:fleet", shard)
-		l.server.Do(l.t, "HSET", key, l.writer, time.Now().Add(-2*time.Minute).UnixMilli())
+		server.Do(t, "HSET", key, writer, time.Now().Add(-2*time.Minute).UnixMilli())
 	}
 }
 
@@ -357,6 +360,79 @@ func TestReclaimOfOneThatClosed(t *testing.T) {
 	out, _ = g.reclaim(0)
 	if strings.Contains(out, writer) {
 		t.Errorf("after it was reclaimed the list is\n%s", out)
+	}
+}
+
+// TestReclaimOfOneThatLives: an airgate that was only cut off from the store, and is taken
+// for lost, ends as it hears of it, and spends nothing more of what is others' now. Its
+// next start tells what it has spent, and the store has it once.
+func TestReclaimOfOneThatLives(t *testing.T) {
+	server := redistest.Start(t, redistest.Redis(t))
+	proxy := redistest.NewProxy(t, server.Addr)
+	t.Setenv("AIRGATE_REPLICA", "cut")
+	o := sharedOptions(t, server)
+	text, err := os.ReadFile(o.config)
+	if err == nil {
+		err = os.WriteFile(o.config, bytes.ReplaceAll(text, []byte(server.Addr), []byte(proxy.Addr)), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := open(t, o)
+	writer := cut.journal.Writer()
+	t.Setenv("AIRGATE_REPLICA", "other")
+	g := newReclaimer(t, server)
+	const dollar = money.USD
+	spend := func(id string, cost money.NanoUSD) bool {
+		t.Helper()
+		h := admitted(t, cut.ledger, cut.reloader.Current().Limits, cost)
+		if h == nil {
+			return false
+		}
+		intent := record.Record{Type: record.Intent, Time: time.Now(), RequestID: id, Decision: "allow", Reserved: cost, Limits: h.AppendLimits(nil)}
+		settle := record.Record{Type: record.Settle, Time: time.Now(), RequestID: id, Cost: cost, HasCost: true}
+		for _, r := range []*record.Record{&intent, &settle} {
+			if _, err := cut.journal.Append(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cut.ledger.Settle(h, cost, 0, time.Now())
+		return true
+	}
+	var spent money.NanoUSD
+	for i := range 20 { // so that some more is in hand
+		if !spend(fmt.Sprint("a", i), dollar) {
+			t.Fatal("refused")
+		}
+		spent += dollar
+		time.Sleep(20 * time.Millisecond)
+	}
+	proxy.To("127.0.0.1:1")
+	proxy.Cut()
+	silent(t, server, writer)
+	_, said := g.reclaim(0, writer, "--records", "none", "--accept", "500", "--reason", "INC-12")
+	says(t, said, " USD of 1 account-windows are given back")
+	if spend("b", dollar/100) { // of what it had in hand
+		spent += dollar / 100
+	}
+	proxy.To(server.Addr)
+	ctx, end := context.WithTimeout(t.Context(), 20*time.Second)
+	defer end()
+	if err := cut.wait(ctx, nil); !errors.Is(err, quota.ErrLeft) || !strings.Contains(err.Error(), "start it again, and it tells what it has spent") {
+		t.Errorf("wait = %v, want %v", err, quota.ErrLeft)
+	}
+	if spend("c", dollar/100) {
+		t.Error("a call is admitted after that")
+	}
+	shut(t, cut)
+
+	t.Setenv("AIRGATE_REPLICA", "cut")
+	again := open(t, o)
+	defer shut(t, again)
+	key := quota.Key{Account: "usd|team=search|month@UTC", Window: time.Now().UTC().Format("2006-01")}
+	st, err := g.store.Sync(t.Context(), quota.Sync{Key: key, Unit: 1000, Replica: "reader", Seq: 1, Mode: quota.NoGrants, Now: time.Now()})
+	if err != nil || st.Settled != int64(spent) || st.Escrowed != 0 {
+		t.Errorf("after its next start the store has %+v, %v; want %s settled and nothing set aside", st, err, spent)
 	}
 }
 

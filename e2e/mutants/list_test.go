@@ -62,6 +62,20 @@ func list() []mutant {
 			tests:  "TestReclaim",
 		},
 		{
+			breaks: "who was left for, and lives, is granted nothing",
+			file:   "accounting/ledger.go",
+			line:   "	case st.Seq == quota.LastSeq:",
+			mutant: "	case false:",
+			tests:  "TestLeft",
+		},
+		{
+			breaks: "who was left for admits no call",
+			file:   "accounting/escrow.go",
+			line:   "	case l.left.Load():\n",
+			mutant: "	case false:\n",
+			tests:  "TestLeft",
+		},
+		{
 			breaks: "who lives is not taken for lost because the store has lost that",
 			file:   "accounting/quota/redis/survey.go",
 			line:   "	if err == nil && !whole {\n",
