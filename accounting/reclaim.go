@@ -123,8 +123,8 @@ func (h *Holder) Returns(recorded map[string]money.NanoUSD, now time.Time) ([]Re
 // Reclaim gives back, for others to spend, what a writer of another process had in hand
 // of a shared store: one that does not come back, nor any that could succeed it. spent is of
 // each account-window what it has spent; more than it told is told to the store.
-// Nothing that the writer would still say changes anything. On an error it can be
-// repeated. From then on this Ledger tells a store that has lost it, as does one that
+// A writer that lives all the same hears of it (quota.ErrLeft) and spends nothing more;
+// what it had in hand it may spend until then. On an error it can be repeated. From then on this Ledger tells a store that has lost it, as does one that
 // succeeds to the record QuotaReclaimed, which the caller appends before.
 func (l *Ledger) Reclaim(ctx context.Context, writer string, spent map[string]money.NanoUSD, now time.Time) error {
 	for _, text := range slices.Sorted(maps.Keys(spent)) {
@@ -145,7 +145,13 @@ func (l *Ledger) Reclaim(ctx context.Context, writer string, spent map[string]mo
 		if n <= 0 {
 			continue
 		}
-		departed[text] = append(slices.Clone(departed[text]), quota.Share{Replica: writer, Granted: int64(n), Spent: int64(n), Closed: now.UnixMilli()})
+		others := slices.DeleteFunc(slices.Clone(departed[text]), func(o quota.Share) bool {
+			if o.Replica == writer { // it was said before: the most holds
+				n = max(n, money.NanoUSD(o.Spent))
+			}
+			return o.Replica == writer
+		})
+		departed[text] = append(others, quota.Share{Replica: writer, Granted: int64(n), Spent: int64(n), Closed: now.UnixMilli()})
 	}
 	l.departed = departed
 	if !slices.Contains(l.ended, writer) {

@@ -3,8 +3,10 @@ package accounting_test
 import (
 	"context"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -270,6 +272,43 @@ func TestReclaimedLongAgo(t *testing.T) {
 		checkpoint := string(book.AppendCheckpoint(nil))
 		if strings.Contains(checkpoint, day) || !strings.Contains(checkpoint, total) || !strings.Contains(checkpoint, "r.1/") || strings.Contains(checkpoint, "r/closed") {
 			t.Errorf("a month later the checkpoint, of %d bytes once, is %q; want the total of r.1, by its name", size, checkpoint)
+		}
+	})
+}
+
+// overheard is a store whose calls are noted that tell of others.
+type overheard struct {
+	*forgetful
+
+	mu     sync.Mutex
+	others []quota.Share
+}
+
+func (o *overheard) Sync(ctx context.Context, s quota.Sync) (quota.State, error) {
+	o.mu.Lock()
+	for _, share := range s.Others {
+		share.Closed = 0
+		o.others = append(o.others, share)
+	}
+	o.mu.Unlock()
+	return o.forgetful.Sync(ctx, s)
+}
+
+// TestReclaimedAgain: what is reclaimed again is told a store that has lost it once, with
+// the most that was said.
+func TestReclaimedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &overheard{forgetful: newForgetful()}
+		i := begin(t, store, accounting.NewBalances(), "r.1").running(t.Context())
+		text := "usd|month@UTC|" + thisMonth()
+		for _, spent := range []money.NanoUSD{20, 50, 40} {
+			if err := i.ledger.Reclaim(t.Context(), "dead.1", map[string]money.NanoUSD{text: spent}, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		store.lose(t)
+		if want := []quota.Share{{Replica: "dead.1", Granted: 50, Spent: 50}}; !slices.Equal(store.others, want) {
+			t.Errorf("the store is told of %+v, want %+v", store.others, want)
 		}
 	})
 }
