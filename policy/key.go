@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -109,6 +110,24 @@ func isBase62[T string | []byte](s T) bool {
 	}
 	return true
 }
+
+// someKey is a key within a text, perhaps cut off or mistyped: one of which a
+// quarter of the secret is there.
+var someKey = regexp.MustCompile(`\bag-([0-9A-Za-z]{12})-[0-9A-Za-z]{12,}…?`)
+
+// KeyID is the id of a key that is given where an id or a name was asked for. It
+// is not ok if text has no key in it. Unlike ParseKey it takes one that is cut off
+// or mistyped: it is for who ends keys, and for what must not be shown.
+func KeyID(text string) (id string, ok bool) {
+	found := someKey.FindStringSubmatch(text)
+	if found == nil {
+		return "", false
+	}
+	return found[1], true
+}
+
+// Redact leaves of every key in text its id: ag-k7Qm2xT9aB4c-…
+func Redact(text string) string { return someKey.ReplaceAllString(text, "ag-$1-…") }
 
 // FormatHash is a secret's hash as configuration spells it: sha256:<64 hex digits>.
 func FormatHash(hash [32]byte) string { return hashPrefix + hex.EncodeToString(hash[:]) }

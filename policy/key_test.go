@@ -216,6 +216,35 @@ func TestAuthenticate(t *testing.T) {
 	}
 }
 
+// TestKeyInText: of a key that stands where it does not belong nothing but its id
+// is shown, however it was pasted.
+func TestKeyInText(t *testing.T) {
+	key := makeKey(t, 1, "", "")
+	id, shown := key.cfg.ID, "ag-"+key.cfg.ID+"-…"
+	tests := map[string]struct{ text, id, redacted string }{
+		"whole":                 {key.text, id, shown},
+		"with what is around":   {"Bearer " + key.text + "\n", id, "Bearer " + shown + "\n"},
+		"cut off":               {key.text[:30], id, shown},
+		"mistyped":              {key.text[:64] + "-", id, shown + "-"},
+		"quoted and cut off":    {`no key "` + key.text[:60] + `…"`, id, `no key "` + shown + `"`},
+		"twice":                 {key.text + "," + key.text, id, shown + "," + shown},
+		"its id":                {id, "", id},
+		"what is shown":         {shown, "", shown},
+		"a name of that manner": {"ag-productionxy-staging", "", "ag-productionxy-staging"},
+		"nothing":               {"", "", ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, ok := policy.KeyID(tt.text); got != tt.id || ok != (tt.id != "") {
+				t.Errorf("KeyID() = %q, %v, want %q", got, ok, tt.id)
+			}
+			if got := policy.Redact(tt.text); got != tt.redacted {
+				t.Errorf("Redact() = %q, want %q", got, tt.redacted)
+			}
+		})
+	}
+}
+
 func TestAuthenticateAgainstNoKeys(t *testing.T) {
 	p := compile(t, policy.Config{})
 	if entry, code := p.Authenticate([]byte(makeKey(t, 1, "", "").text), now); entry != nil || code != policy.KeyUnknown {

@@ -238,6 +238,7 @@ func newAuditShow(t *terminal, f *flags) *cobra.Command {
 		Example: "  airgate audit show --request 019a49b1-2f3a-7c11-8a4e-0123456789ab\n" +
 			"  airgate audit show --team search --type deny --from 2026-11-03",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			key = t.keyID(key)
 			q := url.Values{"limit": {strconv.Itoa(limit)}}
 			for name, text := range map[string]string{"request": request, "key": key, "team": team, "type": types, "from": from, "to": to} {
 				if text != "" {

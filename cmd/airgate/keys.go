@@ -52,7 +52,7 @@ func newKeysCreate(t *terminal, f *flags) *cobra.Command {
 			switch output.text {
 			case "entry", "secret":
 				// Config that Git or a Secret owns: nothing is written here.
-				t.say("the key, shown this once: %s", text)
+				fmt.Fprintln(t.err, "the key, shown this once:", text)
 				_, err := fmt.Fprint(t.out, patch(output.text, entry))
 				return err
 			}
@@ -166,6 +166,17 @@ func dash(s string) string {
 	return s
 }
 
+// keyID is the id of a key that was given itself, and any other text as it is. The
+// id is all that is needed of a key, and all that goes on from here.
+func (t *terminal) keyID(text string) string {
+	id, ok := policy.KeyID(text)
+	if !ok {
+		return text
+	}
+	t.say("that is a key itself, which stands in the history of this shell now: its id is taken, %s; it must be revoked, if it is not", id)
+	return id
+}
+
 func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 	var l laying
 	var atOnce bool
@@ -180,8 +191,9 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			key := t.keyID(args[0])
 			if atOnce {
-				return l.put(cmd.Context(), t, overlay.Entry{Kind: overlay.Revoke, Name: args[0]}, "key "+args[0]+" is refused")
+				return l.put(cmd.Context(), t, overlay.Entry{Kind: overlay.Revoke, Name: key}, "key "+key+" is refused")
 			}
 			for _, name := range []string{"reason", "by", "offline", writeTokenFlag, "output"} {
 				if cmd.Flags().Changed(name) {
@@ -189,7 +201,7 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 				}
 			}
 			now := time.Now().UTC().Truncate(time.Second)
-			err := config.RevokeKey(f.config, args[0], now, now)
+			err := config.RevokeKey(f.config, key, now, now)
 			switch elsewhere, ok := errors.AsType[*config.ElsewhereError](err); {
 			case ok:
 				return elsewhere // says where, and what to do there
@@ -198,12 +210,12 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 			case errors.Is(err, config.ErrMounted) || errors.Is(err, config.ErrLayout):
 				return err
 			case err != nil:
-				return fmt.Errorf("key %s is NOT revoked; this must be repaired first: %w", args[0], configError(f.config, err))
+				return fmt.Errorf("key %s is NOT revoked; this must be repaired first: %w", key, configError(f.config, err))
 			}
 			if err := inForce(cmd.Context(), &l.reader, f.config); err != nil {
-				return problem(fmt.Errorf("key %s is revoked in the file, but NOT yet in the airgate at %s: %w", args[0], l.server, err))
+				return problem(fmt.Errorf("key %s is revoked in the file, but NOT yet in the airgate at %s: %w", key, l.server, err))
 			}
-			t.say("key %s is revoked since %s; an airgate that reads this config refuses it within 2 s", args[0], now.Format(time.RFC3339))
+			t.say("key %s is revoked since %s; an airgate that reads this config refuses it within 2 s", key, now.Format(time.RFC3339))
 			return nil
 		},
 	}

@@ -18,6 +18,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"airgate/policy"
 )
 
 // Exit codes, as the contract names them.
@@ -55,7 +57,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		e = &exitError{code: exitUsage}
 	}
 	if !e.told {
-		fmt.Fprintln(stderr, "airgate:", err)
+		(&terminal{err: stderr}).say("airgate: %v", err)
 	}
 	return e.code
 }
@@ -66,9 +68,10 @@ type terminal struct {
 	out, err io.Writer
 }
 
-// say writes one line of talk.
+// say writes one line of talk. A key that stands in it, such as one that was given
+// in place of its id, is not said again.
 func (t *terminal) say(format string, args ...any) {
-	fmt.Fprintf(t.err, format+"\n", args...)
+	fmt.Fprintln(t.err, policy.Redact(fmt.Sprintf(format, args...)))
 }
 
 // exitError is an error with the exit code it means.

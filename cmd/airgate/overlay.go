@@ -14,6 +14,7 @@ import (
 
 	"airgate/accounting/money"
 	"airgate/cmd/airgate/admin"
+	"airgate/policy"
 	"airgate/policy/config"
 	"airgate/policy/overlay"
 )
@@ -86,7 +87,7 @@ func (s *signing) sign(cmd *cobra.Command, why string) {
 	cmd.Flags().StringVar(&s.reason, "reason", "", why)
 }
 
-// signed is who says so, and why.
+// signed is who says so, and why, without a key that stands in it.
 func (s *signing) signed() (by, reason string, err error) {
 	if by = s.by; by == "" {
 		u, err := user.Current()
@@ -98,7 +99,7 @@ func (s *signing) signed() (by, reason string, err error) {
 	if s.reason == "" {
 		return "", "", usageFault(errors.New("say why: --reason TEXT"))
 	}
-	return by, s.reason, nil
+	return policy.Redact(by), policy.Redact(s.reason), nil
 }
 
 // post writes what, and reads the answer as do does.
@@ -184,6 +185,15 @@ func blockKind(word string) (overlay.Kind, bool) {
 	return "", false
 }
 
+// blocked is the subject of block and unblock: what blockArgs has let pass.
+func blocked(t *terminal, args []string) (kind overlay.Kind, name string) {
+	kind, _ = blockKind(args[0])
+	if name = args[1]; kind == overlay.BlockKey {
+		name = t.keyID(name)
+	}
+	return kind, name
+}
+
 // blockArgs wants a kind and a name.
 func blockArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 2 {
@@ -201,13 +211,13 @@ func newBlock(t *terminal, f *flags) *cobra.Command {
 		Use: "block team|key|model|provider NAME --until TIME --reason TEXT", Short: "Refuse the calls of a team or key, or to a model or provider, everywhere, for at most 72 h",
 		Args: blockArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kind, _ := blockKind(args[0])
 			end, err := parseEnd("--until", until, time.Now())
 			if err != nil {
 				return usageFault(err)
 			}
-			return l.put(cmd.Context(), t, overlay.Entry{Kind: kind, Name: args[1], Until: end},
-				fmt.Sprintf("%s %s is blocked until %s", args[0], args[1], end.Format(time.RFC3339)))
+			kind, name := blocked(t, args)
+			return l.put(cmd.Context(), t, overlay.Entry{Kind: kind, Name: name, Until: end},
+				fmt.Sprintf("%s %s is blocked until %s", args[0], name, end.Format(time.RFC3339)))
 		},
 	}
 	l.add(cmd, f)
@@ -221,9 +231,9 @@ func newUnblock(t *terminal, f *flags) *cobra.Command {
 		Use: "unblock team|key|model|provider NAME --reason TEXT", Short: "Take a block back",
 		Args: blockArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kind, _ := blockKind(args[0])
-			return l.put(cmd.Context(), t, overlay.Entry{Kind: kind, Name: args[1], Removed: true},
-				fmt.Sprintf("%s %s is no longer blocked", args[0], args[1]))
+			kind, name := blocked(t, args)
+			return l.put(cmd.Context(), t, overlay.Entry{Kind: kind, Name: name, Removed: true},
+				fmt.Sprintf("%s %s is no longer blocked", args[0], name))
 		},
 	}
 	l.add(cmd, f)

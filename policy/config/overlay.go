@@ -51,8 +51,13 @@ func (s *Snapshot) With(entries []overlay.Entry, now time.Time) (*Snapshot, erro
 }
 
 // Admit completes an entry that somebody wants to make, and says why it may not
-// be. A key may be named instead of its id.
+// be. A key may be named instead of its id, or given: its id is taken. Nothing
+// else of a key gets into an entry, which logs and records tell.
 func (s *Snapshot) Admit(e overlay.Entry, now time.Time) (overlay.Entry, error) {
+	if id, ok := policy.KeyID(e.Name); ok && ofKey(e.Kind) {
+		e.Name = id
+	}
+	e.Name, e.By, e.Reason = policy.Redact(e.Name), policy.Redact(e.By), policy.Redact(e.Reason)
 	all := *s.sections
 	c := newCompiler(&all, s.Loaded, new(Problems))
 	c.names()

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"airgate/policy"
 )
 
 // Problem is one fault of a configuration and what to do about it. Its text
@@ -51,5 +53,5 @@ func (ps Problems) sorted() Problems {
 
 // tell adds a problem.
 func tell(ps *Problems, a at, format string, args ...any) {
-	*ps = append(*ps, Problem{File: a.file, Line: a.line, Column: a.column, Text: fmt.Sprintf(format, args...)})
+	*ps = append(*ps, Problem{File: a.file, Line: a.line, Column: a.column, Text: policy.Redact(fmt.Sprintf(format, args...))})
 }

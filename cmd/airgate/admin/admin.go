@@ -20,6 +20,7 @@ import (
 
 	"airgate/accounting"
 	"airgate/accounting/report"
+	"airgate/policy"
 	"airgate/policy/config"
 	"airgate/policy/overlay"
 )
@@ -165,11 +166,12 @@ func (a *API) probes(mux *http.ServeMux) {
 
 func fine(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }
 
-// fail writes the API's error object.
+// fail writes the API's error object. A key that somebody gave in place of a name
+// is not said again.
 func fail(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]string{"code": code, "message": message}})
+	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]string{"code": code, "message": policy.Redact(message)}})
 }
 
 // tell writes v. What cannot be written has no reader any more.

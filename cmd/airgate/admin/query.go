@@ -11,6 +11,7 @@ import (
 	"airgate/accounting"
 	"airgate/accounting/record"
 	"airgate/accounting/report"
+	"airgate/policy"
 )
 
 // What a question's parameters mean. The command line asks here too, so that
@@ -111,11 +112,15 @@ func before(s Span, zone *time.Location) Span {
 	return Span{accounting.Day.At(time.Date(y, m, d, 12, 0, 0, 0, zone), zone).Start, s.From} // noon is on its day, midnight may not be
 }
 
-// ParseAudit reads request, key, team, type (a list), from and to.
+// ParseAudit reads request, key, team, type (a list), from and to. A key that was
+// given itself is replaced in q by its id.
 func ParseAudit(q url.Values) (a report.AuditQuery, err error) {
 	span, err := parseSpan(q, time.UTC)
 	if err != nil {
 		return a, err
+	}
+	if id, ok := policy.KeyID(q.Get("key")); ok {
+		q.Set("key", id)
 	}
 	a = report.AuditQuery{RequestID: q.Get("request"), Key: q.Get("key"), Team: q.Get("team"), From: span.From, To: span.To}
 	if q.Get("type") == "" {
