@@ -277,7 +277,7 @@ const wholeWithin = 15 * time.Second
 func (g *gateway) joinStore(ctx context.Context) error {
 	closed, err := g.ledger.Succeed(ctx, g.balances, time.Now())
 	if err != nil {
-		return storeFault(g.snapshot.Quota.Store, err)
+		return storeFault(err)
 	}
 	if closed != nil {
 		if _, err := g.journal.Append(closed); err != nil {

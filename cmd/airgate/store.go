@@ -54,7 +54,7 @@ func openStore(ctx context.Context, s *config.Snapshot, r prometheus.Registerer,
 		Deadline: q.Deadline, Registerer: r, Log: log,
 	})
 	if err != nil {
-		return nil, storeFault(q.Store, err)
+		return nil, storeFault(err)
 	}
 	return &quotaStore{
 		Store: shared, shared: true, overlay: overlayredis.New(shared.Client()), whole: shared.Whole, survey: shared.Survey, close: shared.Close,
@@ -63,9 +63,10 @@ func openStore(ctx context.Context, s *config.Snapshot, r prometheus.Registerer,
 
 // storeFault tells a store that cannot be reached, or a file for it that cannot
 // be read, from one that is not fit.
-func storeFault(name string, err error) error {
+func storeFault(err error) error {
+	told := fmt.Errorf("store: %w", err)
 	if errors.Is(err, quota.ErrUnavailable) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return unreachable(fmt.Errorf("store: %w: is %s running, and does quota in the config say where and as whom?", err, name))
+		return unreachable(told)
 	}
-	return problem(fmt.Errorf("store: %w", err))
+	return problem(told)
 }

@@ -25,14 +25,14 @@ func TestOpenStore(t *testing.T) {
 		want  string // how the error begins
 	}{
 		"memory":       {config.Quota{Store: "memory"}, ""},
-		"not running":  {config.Quota{Store: "valkey", URL: "redis://127.0.0.1:1"}, "store: redis://127.0.0.1:1: quota store unavailable: dial tcp 127.0.0.1:1: connect: connection refused: is valkey running, "},
-		"no password":  {config.Quota{Store: "redis", URL: "redis://127.0.0.1:1", PasswordFile: "/nowhere"}, "store: password file: open /nowhere: no such file or directory: is redis running, "},
-		"no authority": {config.Quota{Store: "redis", URL: "rediss://127.0.0.1:1", CAFile: "/nowhere"}, "store: CA file: open /nowhere: no such file or directory: is redis running, "},
+		"not running":  {config.Quota{Store: "valkey", URL: "redis://127.0.0.1:1"}, "store: redis://127.0.0.1:1: quota store unavailable: dial tcp 127.0.0.1:1: connect: connection refused: the server is not reached: is it running, and does the url say where?"},
+		"no password":  {config.Quota{Store: "redis", URL: "redis://127.0.0.1:1", PasswordFile: "/nowhere"}, "store: passwordFile cannot be read: open /nowhere: no such file or directory"},
+		"no authority": {config.Quota{Store: "redis", URL: "rediss://127.0.0.1:1", CAFile: "/nowhere"}, "store: caFile cannot be read: open /nowhere: no such file or directory"},
 		"no password of the sentinels": {
 			config.Quota{Store: "redis", URL: "redis+sentinel://127.0.0.1:1/main", SentinelPasswordFile: "/nowhere"},
-			"store: password file of the Sentinels: open /nowhere: no such file or directory: is redis running, ",
+			"store: sentinelPasswordFile cannot be read: open /nowhere: no such file or directory",
 		},
-		"no certificate": {config.Quota{Store: "redis", URL: "rediss://127.0.0.1:1", CAFile: "store_test.go"}, "store: CA file store_test.go has no certificate in PEM"},
+		"no certificate": {config.Quota{Store: "redis", URL: "rediss://127.0.0.1:1", CAFile: "store_test.go"}, "store: caFile: store_test.go has no certificate in PEM"},
 	} {
 		store, err := openStore(t.Context(), &config.Snapshot{Quota: test.quota}, nil, slog.New(slog.DiscardHandler))
 		if (store == nil) == (test.want == "") || (err == nil) != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
@@ -103,10 +103,10 @@ func TestOpenStoreBehindSentinels(t *testing.T) {
 		want                           string // in the error
 	}{
 		"all":                                 {password, sentinels, ours.File, ""},
-		"no password of the Sentinels":        {password, "", ours.File, "NOAUTH"},
-		"the server's password for Sentinels": {password, password, ours.File, "WRONGPASS"},
-		"the Sentinels' password for servers": {sentinels, sentinels, ours.File, "WRONGPASS"},
-		"the system's authorities":            {password, sentinels, "", "certificate signed by unknown authority"},
+		"no password of the Sentinels":        {password, "", ours.File, "the Sentinel asks for a password: sentinelPasswordFile names the file"},
+		"the server's password for Sentinels": {password, password, ours.File, "the Sentinel does not take the password in sentinelPasswordFile"},
+		"the Sentinels' password for servers": {sentinels, sentinels, ours.File, "the server does not take the password in passwordFile for this username"},
+		"the system's authorities":            {password, sentinels, "", "certificate signed by unknown authority: the Sentinel's certificate is not trusted: caFile "},
 		"another authority":                   {password, sentinels, theirs.File, "certificate signed by unknown authority"},
 	} {
 		q := config.Quota{
@@ -168,7 +168,7 @@ func TestStoreFault(t *testing.T) {
 		"password file is closed": {fmt.Errorf("open password: %w", fs.ErrPermission), exitUnreachable},
 		"it evicts":               {errors.New("maxmemory-policy is allkeys-lru: set noeviction"), exitProblem},
 	} {
-		got, ok := errors.AsType[*exitError](storeFault("redis", test.err))
+		got, ok := errors.AsType[*exitError](storeFault(test.err))
 		if !ok || got.code != test.want || !errors.Is(got, test.err) {
 			t.Errorf("%s: storeFault = %v, want exit code %d and the error itself", name, got, test.want)
 		}

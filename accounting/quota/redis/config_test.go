@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -116,7 +117,7 @@ func TestNew(t *testing.T) {
 		"wrong password":    {Config{URL: s.URL(), PasswordFile: file(t, "geheimer")}, "WRONGPASS", true},
 		"a second line":     {Config{URL: s.URL(), PasswordFile: file(t, "geheim\n\n")}, "WRONGPASS", true},
 		"wrong user":        {Config{URL: s.URL(), Username: "nobody", PasswordFile: password}, "WRONGPASS", true},
-		"no password file":  {Config{URL: s.URL(), PasswordFile: "/nowhere/at/all"}, "password file: open /nowhere/at/all: no such file or directory", false},
+		"no password file":  {Config{URL: s.URL(), PasswordFile: "/nowhere/at/all"}, "passwordFile cannot be read: open /nowhere/at/all: no such file or directory", false},
 		"empty password":    {Config{URL: s.URL(), PasswordFile: file(t, "\n")}, " is empty", false},
 		"sentinel password": {Config{URL: s.URL(), PasswordFile: password, SentinelPasswordFile: password}, "the url is not redis+sentinel://", false},
 		"CA without TLS":    {Config{URL: s.URL(), PasswordFile: password, CAFile: password}, "the url is not rediss://", false},
@@ -149,6 +150,71 @@ func TestNew(t *testing.T) {
 	}
 	if err := st.Client().Ping(t.Context()).Err(); !errors.Is(err, goredis.ErrClosed) {
 		t.Errorf("Ping by the client of a closed store = error %v, want %v", err, goredis.ErrClosed)
+	}
+}
+
+// TestAdvice: an error of New says which field, or what server, is wrong, and tells
+// no secret.
+func TestAdvice(t *testing.T) {
+	t.Parallel()
+	open, closed := redistest.Start(t, redistest.Redis(t)), redistest.Start(t, redistest.Valkey(t))
+	closed.Do(t, "ACL", "SETUSER", "reader", "on", ">geheim", "~*", "&*", "+@read", "-ping")
+	closed.Do(t, "ACL", "SETUSER", "default", "resetpass", ">geheim") // as requirepass does
+	lonely := redistest.Start(t, redistest.Redis(t), "--replica-serve-stale-data", "no")
+	lonely.Do(t, "REPLICAOF", "127.0.0.1", "1")
+	replicated := redistest.Start(t, redistest.Redis(t))
+	redistest.Replica(t, replicated)
+	watching, guarded := redistest.Sentinel(t, replicated), redistest.Sentinel(t, replicated)
+	guarded.Do(t, "ACL", "SETUSER", "default", "resetpass", ">geheim")
+	ours, theirs := redistest.NewAuthority(t), redistest.NewAuthority(t)
+	signed := ours.Server(t, "127.0.0.1")
+	demanding := signed.Clone()
+	demanding.ClientAuth = tls.RequireAnyClientCert
+	behindTLS := redistest.NewTLSProxy(t, open.Addr, signed).Addr
+	password, wrong := file(t, "geheim"), file(t, "geheimer")
+	for name, c := range map[string]struct {
+		config Config
+		want   string // how the error ends
+	}{
+		"nobody there":              {Config{URL: "redis://127.0.0.1:1/7"}, "redis://127.0.0.1:1/7: quota store unavailable: dial tcp 127.0.0.1:1: connect: connection refused: the server is not reached: is it running, and does the url say where?"},
+		"nobody there for TLS":      {Config{URL: "rediss://127.0.0.1:1"}, "connection refused: the server is not reached: is it running, and does the url say where?"},
+		"no such host":              {Config{URL: "redis://nowhere.invalid:6379"}, "the server is not reached: is it running, and does the url say where?"},
+		"no password":               {Config{URL: closed.URL()}, "the server asks for a password: passwordFile names the file that holds it"},
+		"wrong password":            {Config{URL: closed.URL(), PasswordFile: wrong}, "the server does not take the password in passwordFile for this username (none is the default user)"},
+		"wrong user":                {Config{URL: closed.URL(), Username: "nobody", PasswordFile: password}, "the server does not take the password in passwordFile for this username (none is the default user)"},
+		"a user without a password": {Config{URL: closed.URL(), Username: "reader"}, "the server does not take the password in passwordFile for this username (none is the default user)"},
+		"no rights":                 {Config{URL: closed.URL(), Username: "reader", PasswordFile: password}, "the user that username names may not do what airgate needs: every command, on keys and channels that begin with airgate:"},
+		"no Cluster":                {Config{URL: "redis+cluster://" + open.Addr}, "the server is no node of a Cluster: then the url begins with redis://"},
+
+		"it says it": {Config{URL: lonely.URL()}, "replica-serve-stale-data is set to 'no'."},
+
+		"another name":              {Config{URL: "redis+sentinel://" + watching.Addr + "/mian?db=3"}, "no Sentinel that answers knows a master mian: the url ends with the name that sentinel monitor gives it"},
+		"another name, one is down": {Config{URL: "redis+sentinel://127.0.0.1:1," + watching.Addr + "/mian"}, "no Sentinel that answers knows a master mian: the url ends with the name that sentinel monitor gives it"},
+		"no Sentinel":               {Config{URL: "redis+sentinel://127.0.0.1:1/main"}, "connection refused: the Sentinel is not reached: is it running, and does the url say where?"},
+		"no Sentinel's password":    {Config{URL: "redis+sentinel://" + guarded.Addr + "/main"}, "the Sentinel asks for a password: sentinelPasswordFile names the file that holds it"},
+		"wrong Sentinel's password": {Config{URL: "redis+sentinel://" + guarded.Addr + "/main", SentinelPasswordFile: wrong}, "the Sentinel does not take the password in sentinelPasswordFile: it is not that of the server"},
+		"a Sentinel without TLS":    {Config{URL: "rediss+sentinel://" + watching.Addr + "/main"}, "the Sentinel does not answer the TLS handshake: is it a TLS port? Without TLS the url begins with redis+sentinel://"},
+
+		"a server without TLS": {Config{URL: "rediss://" + open.Addr}, "the server does not answer the TLS handshake: is it a TLS port? Without TLS the url begins with redis://"},
+		"a server with TLS":    {Config{URL: "redis://" + behindTLS}, "the server does not answer in its protocol: does it hang, or is it a TLS port? With TLS the url begins with rediss://"},
+		"signed by nobody":     {Config{URL: "rediss://" + behindTLS}, "the server's certificate is not trusted: caFile names the certificate of who signed it (the system's authorities without it), and it is for the host that is asked"},
+		"signed by another":    {Config{URL: "rediss://" + behindTLS, CAFile: theirs.File}, "the server's certificate is not trusted: caFile names the certificate of who signed it (the system's authorities without it), and it is for the host that is asked"},
+		"for another host":     {Config{URL: "rediss://" + strings.Replace(behindTLS, "127.0.0.1", "localhost", 1), CAFile: ours.File}, "the server's certificate is not trusted: caFile names the certificate of who signed it (the system's authorities without it), and it is for the host that is asked"},
+		"wants a certificate":  {Config{URL: "rediss://" + redistest.NewTLSProxy(t, open.Addr, demanding).Addr, CAFile: ours.File}, "the server refuses airgate's TLS: 1.2 or 1.3, without a certificate of its own"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			st, err := New(t.Context(), c.config)
+			if err == nil {
+				t.Fatalf("New = %v, want error … %s", errors.Join(st.Close()), c.want)
+			}
+			if !strings.HasSuffix(err.Error(), c.want) || !strings.HasPrefix(err.Error(), c.config.URL+": quota store unavailable: ") || !errors.Is(err, quota.ErrUnavailable) {
+				t.Errorf("New = error %v\nwant … %s", err, c.want)
+			}
+			if strings.Contains(err.Error(), "geheim") {
+				t.Errorf("the password is told: %v", err)
+			}
+		})
 	}
 }
 

@@ -120,7 +120,7 @@ var (
 // New connects to a server and looks at what keeps it from being a quota store:
 // its version (Redis 6.2, Valkey 7.2 or later) and maxmemory-policy, which must
 // be noeviction where there is a maxmemory. An error that is quota.ErrUnavailable
-// may be gone the next time. Close ends what New begins.
+// may be gone the next time; it says what to look at. Close ends what New begins.
 func New(ctx context.Context, c Config) (*Store, error) {
 	return newStore(ctx, c, usual)
 }
@@ -149,6 +149,9 @@ func newStore(ctx context.Context, c Config, p pace) (*Store, error) {
 	}
 	o.ReadTimeout, o.WriteTimeout = patience, patience
 	if err := s.check(ctx, newClient(u, o)); err != nil {
+		if errors.Is(err, quota.ErrUnavailable) {
+			err = fmt.Errorf("%w%s", err, advice(u, &c, err))
+		}
 		return nil, errors.Join(fmt.Errorf("%s: %w", u, err), s.client.Close())
 	}
 	if c.Registerer != nil {
@@ -200,7 +203,7 @@ func options(ctx context.Context, u *address, c *Config) (*goredis.UniversalOpti
 			return c.Username, password, err
 		}
 		if _, _, err := o.CredentialsProviderContext(ctx); err != nil {
-			return nil, fmt.Errorf("password file: %w", err)
+			return nil, fmt.Errorf("passwordFile cannot be read: %w", err)
 		}
 	}
 	if c.SentinelPasswordFile != "" {
@@ -209,7 +212,7 @@ func options(ctx context.Context, u *address, c *Config) (*goredis.UniversalOpti
 		}
 		password, err := secret(c.SentinelPasswordFile)
 		if err != nil {
-			return nil, fmt.Errorf("password file of the Sentinels: %w", err)
+			return nil, fmt.Errorf("sentinelPasswordFile cannot be read: %w", err)
 		}
 		o.SentinelPassword = password
 	}
@@ -224,11 +227,11 @@ func options(ctx context.Context, u *address, c *Config) (*goredis.UniversalOpti
 		if c.CAFile != "" {
 			pem, err := os.ReadFile(c.CAFile)
 			if err != nil {
-				return nil, fmt.Errorf("CA file: %w", err)
+				return nil, fmt.Errorf("caFile cannot be read: %w", err)
 			}
 			o.TLSConfig.RootCAs = x509.NewCertPool()
 			if !o.TLSConfig.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("CA file %s has no certificate in PEM", c.CAFile)
+				return nil, fmt.Errorf("caFile: %s has no certificate in PEM", c.CAFile)
 			}
 		}
 	}

@@ -26,8 +26,20 @@ type address struct {
 	database int
 }
 
-// String is the servers of the URL.
+// String is the URL.
 func (a *address) String() string {
+	text := a.scheme() + "://" + strings.Join(a.hosts, ",")
+	database := "/"
+	if a.kind == sentinel {
+		text, database = text+"/"+a.master, "?db="
+	}
+	if a.database != 0 {
+		text += database + strconv.Itoa(a.database)
+	}
+	return text
+}
+
+func (a *address) scheme() string {
 	scheme := "redis"
 	if a.tls {
 		scheme = "rediss"
@@ -35,7 +47,7 @@ func (a *address) String() string {
 	if a.kind != single {
 		scheme += "+" + string(a.kind)
 	}
-	return scheme + "://" + strings.Join(a.hosts, ",")
+	return scheme
 }
 
 // parseURL reads the forms of Config.URL. No error quotes what could be a
