@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"airgate/accounting"
 	"airgate/accounting/journal"
 	"airgate/accounting/record"
+	"airgate/policy"
 	"airgate/policy/config"
 	"airgate/policy/overlay"
 )
@@ -51,24 +53,37 @@ func AuditOverlay(j journal.Writer, b *accounting.Balances, s *config.Snapshot, 
 		}
 		return "it has ended"
 	}
-	return audit(j, s, "overlay", b.OverlayChanges(holding, why, now))
+	changes := b.OverlayChanges(holding, why, now)
+	for i := range changes {
+		sayWhom(&changes[i], s.Policy)
+	}
+	return audit(j, s, "overlay", changes)
 }
 
-// overlayRecord says that an entry holds, and whom it is about.
+// sayWhom completes whom a record of an entry is about, as records of calls have it:
+// both ends of a block are found by what calls were found by.
+func sayWhom(r *record.Record, p *policy.Policy) {
+	for kind, field := range map[overlay.Kind]*string{
+		overlay.BlockTeam: &r.Team, overlay.BlockKey: &r.KeyID, overlay.Revoke: &r.KeyID, overlay.BlockModel: &r.Model, overlay.BlockProvider: &r.Provider,
+	} {
+		if name, ok := strings.CutPrefix(r.Rule, string(kind)+"/"); ok {
+			*field = name
+		}
+	}
+	if k := p.Key(r.KeyID); k != nil && k.ID == r.KeyID {
+		r.KeyName, r.Team = k.Name, k.Team.Name
+	}
+	if t := p.Team(r.Team); t != nil {
+		r.TeamPath = t.Path
+	}
+}
+
+// overlayRecord says that an entry holds.
 func overlayRecord(e overlay.Entry) record.Record {
 	r := record.Record{Rule: e.ID(), Detail: "overlay " + e.ID()}
-	switch e.Kind {
-	case overlay.Raise:
+	if e.Kind == overlay.Raise {
 		r.Detail += " to " + e.To.String() + " USD"
 		r.Limits = []record.Limit{{Name: e.Name, Account: "all", Resource: accounting.USD.String(), Limit: int64(e.To), Reset: e.Until}}
-	case overlay.BlockTeam:
-		r.Team = e.Name
-	case overlay.BlockModel:
-		r.Model = e.Name
-	case overlay.BlockProvider:
-		r.Provider = e.Name
-	case overlay.BlockKey, overlay.Revoke:
-		r.KeyID = e.Name
 	}
 	if !e.Until.IsZero() {
 		r.Detail += " until " + e.Until.UTC().Format(time.RFC3339)
