@@ -275,6 +275,9 @@ func (s *Stream) appendDenial(now time.Time) {
 	rec.Decision = "deny"
 	rec.Code = string(s.code)
 	rec.Rule = s.decision.Rule
+	if rec.Rule != "" {
+		rec.Detail = s.decision.Reason // the rule may be gone when somebody asks
+	}
 	rec.Class, rec.Family = string(s.class), s.class.Family()
 	rec.Status = s.deny.Status
 	if s.state == local {

@@ -165,6 +165,6 @@ type Record struct {
 	Count  int64  // of an aggregated refusal of strangers
 	Source string // network of aggregated refusals
 	Cause  string // why a stream ended uncleanly, from Envoy's access log
-	Detail string // Admin, Adjust: what was done and why; never secret
+	Detail string // Admin, Adjust: what was done and why; Deny: what Rule says; never secret
 	Heads  []Head // Start: every known earlier writer; Seq 0 = still running, so nothing is claimed about it
 }

@@ -69,7 +69,8 @@ func list[T ~string](all []T) string {
 
 // Errors of a Source.
 var (
-	ErrNotFound  = errors.New("no such request: its id is in the header x-airgate-request-id of the answer")
+	ErrNotFound = errors.New("no such request: it may have been refused before its key was known, or after ten of its kind in that minute. " +
+		"Such calls have an id in their x-airgate-request-id, and are counted together, not recorded one by one: airgate audit show --type deny")
 	ErrBadCursor = errors.New("the cursor is not one that an earlier answer gave as next")
 )
 

@@ -14,6 +14,7 @@ import (
 
 	"airgate/accounting/money"
 	"airgate/policy/config"
+	"airgate/processor"
 )
 
 // explained is what explain reads of a request of the API.
@@ -35,6 +36,7 @@ type explained struct {
 	Decision       string           `json:"decision"`
 	Code           string           `json:"code"`
 	Rule           string           `json:"rule"`
+	Detail         string           `json:"detail"`
 	WouldDeny      []string         `json:"would_deny"`
 	Limits         []explainedLimit `json:"limits"`
 	ConfigHash     string           `json:"config_hash"`
@@ -181,24 +183,28 @@ func (e *explained) text(outages []config.Outage) string {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-10s %s\n", name, plain(fmt.Sprintf(format, args...)))
 	}
-	outcome := "open"
-	if e.Class != nil {
-		outcome = *e.Class
+	outcome := ", open"
+	switch {
+	case e.Class == nil:
+	case e.Decision == "allow" && *e.Class != string(processor.ClassOK):
+		outcome = ", then failed: " + *e.Class
+	default:
+		outcome = ", " + *e.Class
 	}
 	verdict := map[string]string{"allow": "allowed", "deny": "refused", "none": "ended before a decision"}[e.Decision]
 	line("request", "%s at %s", e.RequestID, e.Time)
-	line("decision", "%s%s, %s", verdict, inBrackets(e.Code), outcome)
+	line("decision", "%s%s%s", verdict, inBrackets(e.Code), outcome)
 	line("key", "%s (%s)", e.KeyName, e.KeyID)
 	line("team", "%s", cmp.Or(e.TeamPath, e.Team))
 	if e.Purpose != "" {
 		line("purpose", "%s, from %s", e.Purpose, e.PurposeSource)
 	}
-	line("call", "%s, model %s", e.Endpoint, orNone(e.ModelRequested))
+	line("call", "%s%s", e.Endpoint, after(", model ", e.ModelRequested)) // one that is refused at its headers has no model yet
 	if e.Provider != "" {
-		line("target", "%s at %s%s", e.Model, e.Provider, served(e.ModelServed))
+		line("target", "%s at %s%s", e.Model, e.Provider, after(", served by ", e.ModelServed))
 	}
 	if e.Rule != "" {
-		line("rule", "%s", e.Rule)
+		line("rule", "%s%s", e.Rule, after(": ", e.Detail))
 	}
 	for _, w := range e.WouldDeny {
 		line("shadow", "%s would have refused it", w)
@@ -209,7 +215,7 @@ func (e *explained) text(outages []config.Outage) string {
 			unit = "USD"
 		}
 		line("limit", "%s: %s %s, used %s, held by others %s, needed %s%s%s%s%s", l.Name, l.Limit, unit, l.Used, l.Reserved, l.Needed,
-			l.beyond(), until(l.Reset), shadow(l.Mode), l.verdict())
+			l.beyond(), after(", until ", l.Reset), shadow(l.Mode), l.verdict())
 		if text := l.outage(outages); text != "" {
 			line("store down", "%s: %s", l.Name, text)
 		}
@@ -263,18 +269,12 @@ func orNone(s string) string {
 	return s
 }
 
-func served(model string) string {
-	if model == "" {
+// after is s behind what; "" of none.
+func after(what, s string) string {
+	if s == "" {
 		return ""
 	}
-	return ", served by " + model
-}
-
-func until(reset string) string {
-	if reset == "" {
-		return ""
-	}
-	return ", until " + reset
+	return what + s
 }
 
 func shadow(mode string) string {

@@ -24,6 +24,11 @@ func TestExplainText(t *testing.T) {
 		{Name: "usual", Account: "d", Resource: "usd", Limit: 5e9, Used: 1e9, Reserved: 1e9, Needed: 1e9, Worst: 3.5e9, Mode: "enforce"},
 	}
 	deny.WouldDeny = []string{"budget:tight"}
+	blocked := recordtest.Examples()["deny"]
+	blocked.ModelRequested, blocked.Model, blocked.Provider, blocked.Limits, blocked.WouldDeny = "", "", "", nil, nil
+	blocked.Rule, blocked.Detail = "block/team/search", "team search is blocked by kim until 2026-11-21T14:00:00Z: runaway agent, INC-12"
+	failed := recordtest.Examples()["intent"]
+	failed.Type, failed.Class, failed.Limits, failed.WouldDeny, failed.Store, failed.Cap, failed.Reserved = record.Settle, "gateway", nil, nil, "", 0, 0
 	open := recordtest.Examples()["intent"]
 	open.Limits = nil
 	for name, c := range map[string]struct {
@@ -44,6 +49,24 @@ limit      fits: 5 USD, used 1, held by others 1, needed 3
 limit      tight: 5 USD, used 1, held by others 1, needed 3.000000001, until 2026-11-03T12:00:00.250Z (shadow: never refuses) <- does not fit
 limit      usual: 5 USD, used 1, held by others 1, needed 1 as expected (it can cost 3.5, 2.5 more)
 answer     status 403, ended after 1 ms
+config     5b8e
+`},
+		"blocked": {blocked, `request    019a49b1-2f3a-7c11-8a4e-0123456789ac at 2026-11-03T12:00:00.250Z
+decision   refused (rule_denied), policy
+key        search-prod (k7Qm2xT9aB4c)
+team       search
+call       POST /v1/messages
+rule       block/team/search: team search is blocked by kim until 2026-11-21T14:00:00Z: runaway agent, INC-12
+answer     status 403, ended after 1 ms
+config     5b8e
+`},
+		"failed": {failed, `request    019a49b1-2f3a-7c11-8a4e-0123456789ab at 2026-11-03T12:00:00.250Z
+decision   allowed, then failed: gateway
+key        search-prod (k7Qm2xT9aB4c)
+team       search/search-ml
+purpose    support-chat, from header
+call       POST /v1/chat/completions, model gpt-5.4-mini
+target     gpt-5.4-mini at openai
 config     5b8e
 `},
 		"open": {open, `request    019a49b1-2f3a-7c11-8a4e-0123456789ab at 2026-11-03T12:00:00.250Z
