@@ -22,6 +22,7 @@ type reader struct {
 	offline bool
 	journal bool  // offline, the journal alone can tell what is asked for, if need be
 	lacking error // why the journal alone told it
+	alone   bool  // others count on the same quota store, which was not asked
 	output  format
 	hint    string                                                      // what else to try where no server answers
 	api     func(context.Context, *flags) (http.Handler, func(), error) // offline; nil = offlineAPI
@@ -114,7 +115,7 @@ func (r *reader) readOffline(ctx context.Context, f *flags) (http.Handler, func(
 	if r.journal {
 		without = func(err error) { r.lacking = err }
 	}
-	return offlineAPI(ctx, f, without)
+	return offlineAPI(ctx, f, without, func() { r.alone = true })
 }
 
 // print writes the report at path in the format of -o.
@@ -136,6 +137,9 @@ func (r *reader) print(ctx context.Context, t *terminal, path string, q url.Valu
 func (r *reader) sayScope(t *terminal) {
 	if r.lacking != nil {
 		t.say("airgate: the journal alone was read; what is missing in it and only the database has is not counted: %v", r.lacking)
+	}
+	if r.alone {
+		t.say("airgate: quota is shared: these are the calls of one airgate alone; a running one (--server) knows what all have spent")
 	}
 	switch {
 	case r.output.text != "table":

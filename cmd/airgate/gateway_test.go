@@ -237,7 +237,7 @@ func TestOfflineBalancesWithoutTheDatabase(t *testing.T) {
 	}
 	defer db.Close()
 	ask := func(without func(error)) error {
-		_, closeAll, err := offlineAPI(t.Context(), &flags{config: o.config, data: o.data}, without)
+		_, closeAll, err := offlineAPI(t.Context(), &flags{config: o.config, data: o.data}, without, nil)
 		if err == nil {
 			closeAll()
 		}

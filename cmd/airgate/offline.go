@@ -20,11 +20,15 @@ import (
 // offlineAPI is the JSON API over a config and a data directory, without a
 // running airgate: balances are what a start would make of the journal and the
 // database, records are read from this. Where the database cannot be read, without
-// is told so, and the journal alone makes the balances; nil = that is an error.
-func offlineAPI(ctx context.Context, f *flags, without func(error)) (_ http.Handler, closeAll func(), err error) {
+// is told so, and the journal alone makes the balances; nil = that is an error. alone is
+// told that other airgates count on the same quota store; nil = nobody asks.
+func offlineAPI(ctx context.Context, f *flags, without func(error), alone func()) (_ http.Handler, closeAll func(), err error) {
 	snapshot, err := laidConfig(ctx, f, nil)
 	if err != nil {
 		return nil, nil, err
+	}
+	if snapshot.Quota.Shared() && alone != nil {
+		alone()
 	}
 	if _, err := os.Stat(journalDir(f.data)); err != nil {
 		return nil, nil, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))

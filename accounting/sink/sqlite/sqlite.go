@@ -114,7 +114,7 @@ func (s *Sink) open(ctx context.Context, path string) error {
 	if s.users, err = newIDs[user](ctx, s.db, "users", []string{"user"}); err != nil {
 		return err
 	}
-	s.Reader, err = openReadOnly(ctx, path)
+	s.Reader, err = openReadOnly(ctx, path, "")
 	return err
 }
 
@@ -373,22 +373,52 @@ func OpenReadOnly(ctx context.Context, path string) (*Reader, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open %s: no record was shipped there yet, or it was lost and a backup has it: %w", path, err)
 	}
-	r, err := openReadOnly(ctx, path)
+	r, err := openReadOnly(ctx, path, "")
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, told(path, err))
 	}
 	return r, nil
 }
 
-func openReadOnly(ctx context.Context, path string) (*Reader, error) {
-	db, err := connect(path, "ro", "&_pragma=query_only(1)")
+// OpenCopy opens a copy or a backup of a database for reading. It writes nothing beside
+// it, where the directory can be written neither: nobody may change the file meanwhile,
+// unless there is a -wal beside it, which is then read too.
+func OpenCopy(ctx context.Context, path string) (*Reader, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("open a copy of usage.db: %w", err)
+	case info.IsDir():
+		return nil, fmt.Errorf("open a copy of usage.db: %s is a directory: name the file in it", path)
+	}
+	immutable := "&immutable=1"
+	if _, err := os.Stat(path + "-wal"); err == nil {
+		immutable = ""
+	}
+	r, err := openReadOnly(ctx, path, immutable)
+	if broken, ok := errors.AsType[*sqlite.Error](err); ok && broken.Code()&0xff == sqlite3.SQLITE_NOTADB {
+		return nil, fmt.Errorf("open %s: it is no copy of usage.db: %w", path, err)
+	}
+	if errors.Is(err, errNoTable) {
+		return nil, fmt.Errorf("open %s: %w: usage.db was copied without what its -wal holds; make a copy with sqlite3 usage.db \".backup copy.db\"", path, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return r, nil
+}
+
+var errNoTable = errors.New("it has no records table yet")
+
+func openReadOnly(ctx context.Context, path, options string) (*Reader, error) {
+	db, err := connect(path, "ro", "&_pragma=query_only(1)"+options)
 	if err != nil {
 		return nil, err
 	}
 	db.SetMaxOpenConns(4)
 	have, err := versionOf(ctx, db)
 	if err == nil && have == 0 {
-		err = errors.New("it has no records table yet")
+		err = errNoTable
 	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())

@@ -102,6 +102,60 @@ func write(t testing.TB, s *sqlite.Sink, batch []record.Record) {
 
 func TestContract(t *testing.T) { sinktest.Run(t, kit()) }
 
+// TestOpenCopy: a backup is read as it is, also where nothing can be written beside it,
+// and a file that is none says what it is.
+func TestOpenCopy(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "usage.db")
+	s := open(t, path)
+	write(t, s, newTraffic(10).batch(make([]record.Record, 10)))
+	cut, err := os.ReadFile(path) // without what is in -wal
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backups := filepath.Join(dir, "backups")
+	if err := os.Mkdir(backups, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"whole.db": whole, "cut.db": cut, "text.db": bytes.Repeat([]byte("no database "), 100)} {
+		if err := os.WriteFile(filepath.Join(backups, name), b, 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(backups, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(backups, 0o700) })
+	r, err := sqlite.OpenCopy(t.Context(), filepath.Join(backups, "whole.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if head, err := r.Head(t.Context(), trafficWriter); err != nil || head.Seq != 10 {
+		t.Errorf("the last record is %d, %v; want 10", head.Seq, err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	for name, words := range map[string]string{
+		"cut.db": `.backup copy.db`, "text.db": "it is no copy of usage.db", "absent.db": "no such file", ".": "is a directory: name the file in it",
+	} {
+		if _, err := sqlite.OpenCopy(t.Context(), filepath.Join(backups, name)); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("OpenCopy(%s) = %v, want %q in it", name, err, words)
+		}
+	}
+	beside, err := os.ReadDir(backups)
+	if err != nil || len(beside) != 3 {
+		t.Errorf("beside the copies there is %v, %v", beside, err)
+	}
+}
+
 func TestOpenRefusesWhatIsNotItsOwn(t *testing.T) {
 	dir := t.TempDir()
 	exec := func(path, query string) {
