@@ -89,8 +89,17 @@ type Return struct {
 
 // Returns are what would become of what a writer has, if it has spent what its records
 // say, recorded, or what it has told, where that is more. They are in the order of the
-// accounts, without those of which nothing would change.
+// accounts, without those of which nothing would change. What no account of money can
+// have spent is an error.
 func (h *Holder) Returns(recorded map[string]money.NanoUSD, now time.Time) ([]Return, error) {
+	for account, spent := range recorded {
+		if !isMoney(account) {
+			return nil, fmt.Errorf("%s is no account of money", account)
+		}
+		if most := money.NanoUSD(quota.LastSeq * unitOf(account)); spent < 0 || spent > most {
+			return nil, fmt.Errorf("%s of %s: want 0 to %s USD", spent, account, most)
+		}
+	}
 	known := make(map[string]bool, len(h.Stakes))
 	var all []Return
 	take := func(s Stake) {
@@ -162,17 +171,18 @@ func (l *Ledger) Reclaim(ctx context.Context, writer string, spent map[string]mo
 
 // quotaReclaimed is the code of an admin record: what the writer in its heads had in
 // the quota store goes back, and its limits are what that has spent, and what was set
-// aside for it.
+// aside for it. The head is the last of its records that was read.
 const quotaReclaimed = "quota_reclaimed"
 
 // reclaimedOf follows the name of a writer that was reclaimed, in the balances of who
 // has done it: it is not folded with others of its replica, whose sum that one tells.
 const reclaimedOf = "/reclaimed"
 
-// QuotaReclaimed is the admin record which says that what a writer had goes back. detail
-// says why that is right, and who says so.
-func QuotaReclaimed(now time.Time, writer, detail string, returns []Return) *record.Record {
-	r := &record.Record{Type: record.Admin, Time: now, Code: quotaReclaimed, Detail: detail, Heads: []record.Head{{Writer: writer}}}
+// QuotaReclaimed is the admin record which says that what a writer had goes back. last is
+// the last of its records that is known to who says so, if there is one, and detail says
+// why that is right, and who says so.
+func QuotaReclaimed(now time.Time, last record.Head, detail string, returns []Return) *record.Record {
+	r := &record.Record{Type: record.Admin, Time: now, Code: quotaReclaimed, Detail: detail, Heads: []record.Head{last}}
 	for i := range returns {
 		o := &returns[i]
 		r.Limits = append(r.Limits, record.Limit{Account: o.Account, Resource: USD.String(), Used: int64(o.Spent), Reserved: int64(o.Aside())})
@@ -243,7 +253,8 @@ func Examine(writer string, starts []record.Record, records iter.Seq2[record.Rec
 		e.Last, e.LastAt = record.Head{Writer: writer, Seq: rec.Seq, Hash: record.Sum(record.AppendJSON(nil, &rec))}, rec.Time
 	}
 	e.Spent = b.charged()
-	maps.DeleteFunc(e.Spent, func(account string, _ money.NanoUSD) bool { return !isMoney(account) })
+	// An adjustment of what an earlier writer spent can be less than nothing.
+	maps.DeleteFunc(e.Spent, func(account string, n money.NanoUSD) bool { return !isMoney(account) || n <= 0 })
 	if closed {
 		e.Ended = fmt.Sprintf("its records end with its own, record %d, that it has given back what it had", e.Last.Seq)
 	}

@@ -62,6 +62,7 @@ func TestExamine(t *testing.T) {
 	start := func(heads ...record.Head) []record.Record {
 		return []record.Record{{Type: record.Start, Writer: "r.2", Heads: heads}, {Type: record.Start, Writer: "s.1", Heads: []record.Head{{Writer: "r.1"}}}}
 	}
+	less := chained(record.Record{Type: record.Adjust, Time: at, RequestID: "before", Cost: -5, HasCost: true, Limits: []record.Limit{{Account: account, Resource: "usd"}}})
 	beyond := headOf(open)
 	beyond.Seq += 2
 	forged := headOf(open)
@@ -85,6 +86,7 @@ func TestExamine(t *testing.T) {
 		"the next one names another":       {open, start(forged), "", "", 0, "record 5 of r.1 is not the one that the start of r.2 names"},
 		"the first ones are missing":       {closed[3:], nil, "", "records 1 to 3", 30, ""},
 		"one is missing":                   {append(closed[:2:2], closed[3:]...), nil, "", "record 3", 130, ""},
+		"less than nothing":                {less, nil, "", "", 0, ""},
 		"one was changed":                  {changed, nil, "", "", 0, "record 4 of r.1 does not follow from the one before: one of the two was changed"},
 		"it closed, and the next names it": {closed, start(headOf(closed)), "its records end with its own, record 7, that it has given back what it had", "", 90, ""},
 	} {
@@ -216,7 +218,7 @@ func TestReclaim(t *testing.T) {
 		spent := map[string]money.NanoUSD{holder.Stakes[0].Account: 250, total.Account + "|" + total.Window: 77}
 		returns[0].Spent = 250
 		returns = append(returns, accounting.Return{Stake: accounting.Stake{Account: total.Account + "|" + total.Window}, Spent: 77})
-		i.say(*accounting.QuotaReclaimed(time.Now(), "dead.1", "why", returns))
+		i.say(*accounting.QuotaReclaimed(time.Now(), record.Head{Writer: "dead.1"}, "why", returns))
 		for range 2 {
 			if err := i.ledger.Reclaim(ctx, "dead.1", spent, time.Now()); err != nil {
 				t.Fatal(err)
@@ -260,7 +262,7 @@ func TestReclaimedLongAgo(t *testing.T) {
 		size := len(book.AppendCheckpoint(nil))
 		day := "usd|day@UTC|" + time.Now().UTC().Format("2006-01-02")
 		total := "usd|total|total"
-		reclaimed := accounting.QuotaReclaimed(time.Now(), "r.1", "why", []accounting.Return{
+		reclaimed := accounting.QuotaReclaimed(time.Now(), record.Head{Writer: "r.1", Seq: 7}, "why", []accounting.Return{
 			{Stake: accounting.Stake{Account: day}, Spent: 5}, {Stake: accounting.Stake{Account: total}, Spent: 5},
 		})
 		reclaimed.Writer = "s.1"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -24,8 +25,10 @@ type reader struct {
 	lacking error // why the journal alone told it
 	alone   bool  // others count on the same quota store, which was not asked
 	output  format
-	hint    string                                                      // what else to try where no server answers
-	api     func(context.Context, *flags) (http.Handler, func(), error) // offline; nil = offlineAPI
+
+	patience time.Duration                                               // until when an answer is waited for; 0 = 30 s
+	hint     string                                                      // what else to try where no server answers
+	api      func(context.Context, *flags) (http.Handler, func(), error) // offline; nil = offlineAPI
 }
 
 // add gives cmd the flags; formats are those of -o.
@@ -61,7 +64,7 @@ func (e *apiError) Error() string { return e.Message }
 
 // do sends a request, whose URL is a path, and reads the answer as get does.
 func (r *reader) do(req *http.Request, out any) ([]byte, error) {
-	client, base := &http.Client{Timeout: 30 * time.Second}, strings.TrimSuffix(r.server, "/")
+	client, base := &http.Client{Timeout: cmp.Or(r.patience, 30*time.Second)}, strings.TrimSuffix(r.server, "/")
 	if !strings.Contains(base, "://") {
 		base = "http://" + base
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -32,27 +33,42 @@ func (g *gateway) holders(ctx context.Context) ([]accounting.Holder, error) {
 	return accounting.Holders(&s), nil
 }
 
+const (
+	// reclaimWithin is how long an airgate is at a claim that it has recorded: it looks at
+	// every account-window of the store. Who has sent it may be gone by then.
+	reclaimWithin = 2 * time.Minute
+	// claimWithin is how long the command waits for that.
+	claimWithin = reclaimWithin + time.Minute
+)
+
 // reclaim gives back what a writer had that does not come back. The book says so first:
-// who succeeds to it does the same once more.
+// who succeeds to it does the same once more. What is begun does not end with ctx.
 func (g *gateway) reclaim(ctx context.Context, c *admin.Claim, returns []accounting.Return) error {
+	last, err := c.Last()
+	if err != nil {
+		return err
+	}
+	ctx, end := context.WithTimeout(context.WithoutCancel(ctx), reclaimWithin)
+	defer end()
 	var back money.NanoUSD
 	spent := make(map[string]money.NanoUSD)
 	for i := range returns {
 		back += returns[i].Back
 		spent[returns[i].Account] = returns[i].Spent
 	}
-	why := "proven: " + c.Proof
+	why := fmt.Sprintf("proven, as %s's command says: records 1 to %d are one chain, and %s", c.By, c.LastSeq, c.Proof)
 	if c.Proof == "" {
 		why = "not proven, up to " + c.Accept.String() + " USD accepted" // the API has seen to it
 	}
 	detail := fmt.Sprintf("what %s had in the quota store is given back: %s USD in %d account-windows; %s; by %s: %s", c.Writer, back, len(returns), why, c.By, c.Reason)
 	now := time.Now()
-	p, err := g.journal.Append(accounting.QuotaReclaimed(now, c.Writer, detail, returns))
+	p, err := g.journal.Append(accounting.QuotaReclaimed(now, last, detail, returns))
 	if err == nil {
 		err = g.journal.Wait(ctx, p)
 	}
 	if err != nil {
-		return fmt.Errorf("it cannot be recorded, and nothing was given back: %w", err)
+		// If it is in the book all the same, who succeeds to that does it.
+		return fmt.Errorf("nothing was given back yet, and it may be recorded: run it again: %w", err)
 	}
 	if err := g.ledger.Reclaim(ctx, c.Writer, spent, now); err != nil {
 		return fmt.Errorf("it is recorded, and not all was given back: run it again: %w", err)
@@ -206,7 +222,11 @@ func (c *reclaiming) one(ctx context.Context, t *terminal, writer string, accept
 			"or sign off that so much may be spent beyond the budgets: --accept %s", doubt(&e, &h, &would), would.Back)
 	}
 	if c.reason != "" {
-		return c.claim(ctx, t, &admin.Claim{Writer: writer, Proof: e.Ended, Accept: accept, Recorded: e.Spent})
+		claim := &admin.Claim{Writer: writer, Proof: e.Ended, Accept: accept, Recorded: e.Spent}
+		if e.Last.Seq > 0 {
+			claim.LastSeq, claim.LastHash = e.Last.Seq, e.Last.Hash.String()
+		}
+		return c.claim(ctx, t, claim)
 	}
 	t.say("nothing is given back yet: that takes --reason TEXT")
 	if c.output.text == "json" {
@@ -289,8 +309,13 @@ func (c *reclaiming) claim(ctx context.Context, t *terminal, claim *admin.Claim)
 		return err
 	}
 	var done admin.Claimed
+	c.patience = claimWithin
 	answer, err := c.post(ctx, "/api/v1/escrow/reclaim", claim, &done)
 	if err != nil {
+		_, sent := errors.AsType[*url.Error](err)
+		if op, ok := errors.AsType[*net.OpError](err); sent && !(ok && op.Op == "dial") {
+			err = fmt.Errorf("it may be done, or under way: list what is set aside, and run it again if that is still: %w", err)
+		}
 		return err
 	}
 	t.say("%s USD of %d account-windows are given back by the airgate at %s", done.Back, len(done.Accounts), c.server)

@@ -313,19 +313,24 @@ func TestReclaim(t *testing.T) {
 	var audit struct {
 		Audit []struct {
 			Code, Detail string
-			Heads        []struct{ Writer string }
+			Heads        []struct {
+				Writer string
+				Seq    json.Number
+				Hash   string
+			}
 		}
 	}
 	g.get(t, "/api/v1/audit?type=admin&limit=100", &audit)
 	var got []string
 	for _, r := range audit.Audit {
 		if r.Code == "quota_reclaimed" {
-			got = append(got, r.Heads[0].Writer+": "+r.Detail)
+			h := r.Heads[0]
+			got = append(got, h.Writer+" "+h.Seq.String()+" "+h.Hash+": "+r.Detail)
 		}
 	}
 	want := []string{
-		"lost-1.1: what lost-1.1 had in the quota store is given back: " + rest.String() + " USD in 1 account-windows; not proven, up to " + rest.String() + " USD accepted; by kim: INC-13",
-		"lost-0.1: what lost-0.1 had in the quota store is given back: " + back.String() + " USD in 1 account-windows; proven: lost-0.2, which took over from it, names record 5 as its last; by kim: INC-12: the node burnt",
+		"lost-1.1 0 : what lost-1.1 had in the quota store is given back: " + rest.String() + " USD in 1 account-windows; not proven, up to " + rest.String() + " USD accepted; by kim: INC-13",
+		"lost-0.1 5 " + head.Hash.String() + ": what lost-0.1 had in the quota store is given back: " + back.String() + " USD in 1 account-windows; proven, as kim's command says: records 1 to 5 are one chain, and lost-0.2, which took over from it, names record 5 as its last; by kim: INC-12: the node burnt",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("the book says\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -436,37 +441,67 @@ func TestReclaimOfOneThatLives(t *testing.T) {
 	}
 }
 
-// TestReclaimIsRecordedFirst: what the book cannot say does not happen.
+// leaving is a store that leaves for nobody once who asks has gone.
+type leaving struct{ *memory.Store }
+
+func (l leaving) Leave(ctx context.Context, replica string) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return l.Store.Leave(ctx, replica)
+}
+
+// TestReclaimIsRecordedFirst: what the book cannot say does not happen, and what it may
+// say does, though who has asked for it is gone.
 func TestReclaimIsRecordedFirst(t *testing.T) {
-	d := disktest.New(1)
-	j, err := journal.Open(t.Context(), journal.Config{Dir: "/data/journal", Replica: "one", State: accounting.NewBalances(), Disk: d})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = j.Close() }() // it has failed
-	store := memory.New()
-	l, err := accounting.New(accounting.Config{Store: store, Replica: j.Writer(), Shared: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sync := func(c quota.Sync) quota.State {
-		t.Helper()
-		c.Key = quota.Key{Account: "usd|total", Window: "total"}
-		st, err := store.Sync(t.Context(), c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return st
-	}
-	sync(quota.Sync{Replica: "lost.1", Seq: 1, Want: 90, Limit: 100, Version: 1})
-	d.Fail(func(string, string) error { return disktest.ErrFault })
-	g := &gateway{journal: j, ledger: l}
-	err = g.reclaim(t.Context(), &admin.Claim{Writer: "lost.1", Proof: "p", By: "kim", Reason: "INC-12"}, []accounting.Return{{Stake: accounting.Stake{Account: "usd|total|total", Granted: 90}, Back: 90}})
-	if !errors.Is(err, disktest.ErrFault) || !strings.Contains(err.Error(), "it cannot be recorded, and nothing was given back") {
-		t.Errorf("reclaim = %v, want that it cannot be recorded", err)
-	}
-	if st := sync(quota.Sync{Replica: "reader", Seq: 1, Mode: quota.NoGrants}); st.Escrowed != 90 {
-		t.Errorf("%d are set aside, want 90 as before", st.Escrowed)
+	for name, fails := range map[string]bool{"the disk fails": true, "the client hangs up": false} {
+		t.Run(name, func(t *testing.T) {
+			ctx, hangUp := context.WithCancel(t.Context())
+			defer hangUp()
+			d := disktest.New(1)
+			j, err := journal.Open(t.Context(), journal.Config{Dir: "/data/journal", Replica: "one", State: accounting.NewBalances(), Disk: d})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = j.Close() }() // it may have failed
+			store := leaving{memory.New()}
+			l, err := accounting.New(accounting.Config{Store: store, Replica: j.Writer(), Shared: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sync := func(c quota.Sync) quota.State {
+				t.Helper()
+				c.Key = quota.Key{Account: "usd|total", Window: "total"}
+				st, err := store.Sync(t.Context(), c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return st
+			}
+			sync(quota.Sync{Replica: "lost.1", Seq: 1, Want: 90, Limit: 100, Version: 1})
+			d.Fail(func(string, string) error {
+				if fails {
+					return disktest.ErrFault
+				}
+				hangUp()
+				return nil
+			})
+			g := &gateway{journal: j, ledger: l}
+			claim := &admin.Claim{Writer: "lost.1", Proof: "p", LastSeq: 1, LastHash: record.Hash{}.String(), By: "kim", Reason: "INC-12"}
+			err = g.reclaim(ctx, claim, []accounting.Return{{Stake: accounting.Stake{Account: "usd|total|total", Granted: 90}, Back: 90}})
+			aside := int64(0)
+			if fails {
+				aside = 90 // as before
+				if !errors.Is(err, disktest.ErrFault) || !strings.Contains(err.Error(), "nothing was given back yet, and it may be recorded: run it again") {
+					t.Errorf("reclaim = %v, want that it may not be recorded", err)
+				}
+			} else if err != nil {
+				t.Errorf("reclaim = %v, want it done", err)
+			}
+			if st := sync(quota.Sync{Replica: "reader", Seq: 1, Mode: quota.NoGrants}); st.Escrowed != aside {
+				t.Errorf("%d are set aside, want %d", st.Escrowed, aside)
+			}
+		})
 	}
 }
 

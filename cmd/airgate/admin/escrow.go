@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"airgate/accounting"
 	"airgate/accounting/money"
+	"airgate/accounting/record"
 )
 
 // What is set aside in the shared quota store, and for whom; and what a writer leaves
@@ -93,8 +95,13 @@ type Claim struct {
 	Writer string         `json:"writer"`
 	By     string         `json:"by"`
 	Reason string         `json:"reason"`
-	Proof  string         `json:"proof"`      // by what it is proven that its records are complete; "" = it is not
 	Accept *money.NanoUSD `json:"accept_usd"` // without a proof: the most that may go back
+	// Proof says by what it is proven that the writer's records, 1 to LastSeq, are
+	// complete; "" = it is not. Who claims has read them: it is taken at his word, and
+	// LastHash, in hexadecimal, lets others compare later.
+	Proof    string `json:"proof"`
+	LastSeq  uint64 `json:"last_seq"`  // the last one that was read; 0 = none
+	LastHash string `json:"last_hash"` // of that
 	// Recorded is what the writer has spent, by its records.
 	Recorded map[string]money.NanoUSD `json:"recorded_usd"`
 }
@@ -134,7 +141,28 @@ func parseClaim(body []byte) (c Claim, err error) {
 			return c, fmt.Errorf("%s: want one line of text of %d to %d bytes", word.name, word.least, maxWord)
 		}
 	}
-	return c, nil
+	if strings.Contains(c.Writer, "/") {
+		return c, errors.New("writer: want replica.incarnation, as in the records")
+	}
+	if c.Proof != "" && c.LastSeq == 0 {
+		return c, errors.New("proof: want last_seq and last_hash of the records that it is of")
+	}
+	_, err = c.Last()
+	return c, err
+}
+
+// Last is the last of the writer's records that was read; its Seq is 0 if there was none.
+func (c *Claim) Last() (record.Head, error) {
+	last := record.Head{Writer: c.Writer, Seq: c.LastSeq}
+	if last.Seq == 0 {
+		return last, nil
+	}
+	hash, err := hex.DecodeString(c.LastHash)
+	if err != nil || len(hash) != len(last.Hash) {
+		return last, fmt.Errorf("last_hash: want %d bytes in hexadecimal", len(last.Hash))
+	}
+	copy(last.Hash[:], hash)
+	return last, nil
 }
 
 // reclaim gives back what a writer had that has ended.
