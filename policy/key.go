@@ -126,6 +126,9 @@ func KeyID(text string) (id string, ok bool) {
 	return found[1], true
 }
 
+// IsKeyID says whether text has the form of a key's id.
+func IsKeyID(text string) bool { return len(text) == idLen && isBase62(text) }
+
 // Redact leaves of every key in text its id: ag-k7Qm2xT9aB4c-…
 func Redact(text string) string { return someKey.ReplaceAllString(text, "ag-$1-…") }
 

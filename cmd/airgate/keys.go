@@ -134,24 +134,30 @@ func newKeysList(t *terminal, f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List keys and where they stand; no secret is shown, because none is kept", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, wrong := config.LoadBroken(f.config, time.Now())
+			if s == nil {
+				return configError(f.config, wrong)
+			}
 			listed, err := config.ListKeys(f.config)
-			if err != nil {
+			if _, told := errors.AsType[config.Problems](err); err != nil && !told {
 				return configError(f.config, err)
 			}
-			s, err := laidConfig(cmd.Context(), f, t.warnOverlay)
-			if err != nil {
+			if s, err = laidOver(cmd.Context(), f, s, t.warnOverlay); err != nil {
 				return err
 			}
 			keys := admin.Overlaid(admin.Keys(listed, time.Now()), s.Laid)
+			if wrong != nil {
+				wrong = problem(fmt.Errorf("the config is wrong, so keys may be missing, and an airgate that runs goes on with its last good one:\n%w", wrong))
+			}
 			if output.text == "json" {
-				return json.NewEncoder(t.out).Encode(map[string]any{"keys": keys})
+				return errors.Join(json.NewEncoder(t.out).Encode(map[string]any{"keys": keys}), wrong)
 			}
 			w := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "ID\tNAME\tTEAM\tPURPOSE\tSTATE\tWHERE")
 			for _, k := range keys {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s:%d\n", k.ID, dash(k.Name), k.Team, dash(k.Purpose), k.State, k.File, k.Line)
 			}
-			return w.Flush()
+			return errors.Join(w.Flush(), wrong)
 		},
 	}
 	output.add(cmd, "table", "json")
@@ -210,7 +216,7 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 			case errors.Is(err, config.ErrMounted) || errors.Is(err, config.ErrLayout):
 				return err
 			case err != nil:
-				return fmt.Errorf("key %s is NOT revoked; this must be repaired first: %w", key, configError(f.config, err))
+				return fmt.Errorf("key %s is NOT revoked: --now ends it without the files, else this must be repaired first: %w", key, configError(f.config, err))
 			}
 			if err := inForce(cmd.Context(), &l.reader, f.config); err != nil {
 				return problem(fmt.Errorf("key %s is revoked in the file, but NOT yet in the airgate at %s: %w", key, l.server, err))
@@ -219,7 +225,7 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 			return nil
 		},
 	}
-	l.add(cmd, f)
+	l.add(t, cmd, f)
 	cmd.Flags().Lookup("server").Usage = "airgate that is told with --now, and else asked whether it has taken the revocation over"
 	cmd.Flags().BoolVar(&atOnce, "now", false, "do not wait for files")
 	return cmd

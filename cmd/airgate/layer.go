@@ -133,6 +133,11 @@ func laidConfig(ctx context.Context, f *flags, warn func(error)) (*config.Snapsh
 	if err != nil {
 		return nil, err
 	}
+	return laidOver(ctx, f, s, warn)
+}
+
+// laidOver is laidConfig of files that have been read.
+func laidOver(ctx context.Context, f *flags, s *config.Snapshot, warn func(error)) (*config.Snapshot, error) {
 	known, faults := listAll(ctx, overlayStores(f.data, s, nil))
 	if err := errors.Join(faults...); err != nil {
 		if warn == nil {
@@ -182,12 +187,20 @@ func offlineStores(ctx context.Context, data string, s *config.Snapshot) (stores
 
 // offlineOverlay is the part of the JSON API that is about the overlay, over its
 // stores and without a running airgate. Whoever can write there needs no token.
-// A write needs this machine's own, a list all of them.
-func offlineOverlay(list bool) func(context.Context, *flags) (http.Handler, func(), error) {
+// A write needs this machine's own, a list all of them. Neither needs a config that
+// is right, while the running airgate goes on with its last good one: broken is
+// told what is wrong with it.
+func offlineOverlay(list bool, broken func(store string, err error)) func(context.Context, *flags) (http.Handler, func(), error) {
 	return func(ctx context.Context, f *flags) (_ http.Handler, closeAll func(), err error) {
-		files, err := loadConfig(f.config)
-		if err != nil {
-			return nil, nil, err
+		files, err := config.LoadBroken(f.config, time.Now())
+		switch {
+		case files == nil && !list:
+			err = configError(f.config, err)
+			return nil, nil, fmt.Errorf("%w; a running airgate takes it without these files: --server and --%s in place of --offline", err, writeTokenFlag)
+		case files == nil:
+			return nil, nil, configError(f.config, err)
+		case err != nil:
+			broken(overlayFile(f.data, files), err)
 		}
 		if _, err := os.Stat(filepath.Dir(overlayFile(f.data, files))); err != nil {
 			return nil, nil, unreachable(fmt.Errorf("%w, %s: %w", errNothing, f.data, err))

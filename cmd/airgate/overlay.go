@@ -23,7 +23,7 @@ import (
 const writeTokenFlag = "admin-write-token"
 
 func newOverlay(t *terminal, f *flags) *cobra.Command {
-	r := reader{api: offlineOverlay(true)}
+	r := reader{api: offlineOverlay(true, t.sayBroken)}
 	cmd := &cobra.Command{
 		Use: "overlay", Short: "What is laid over the config for a while: raises, blocks, revocations; -o yaml is what to commit in its place",
 		Long: "Lists the entries that hold, or would if the files allowed it: airgate budgets raise, block, unblock and keys\n" +
@@ -144,12 +144,18 @@ func storeDown(err error) error {
 type laying struct{ signing }
 
 // add gives cmd the flags.
-func (l *laying) add(cmd *cobra.Command, f *flags) {
+func (l *laying) add(t *terminal, cmd *cobra.Command, f *flags) {
 	l.reader.add(cmd, f, "yaml", "json")
 	cmd.Flags().Lookup("output").Usage = "yaml (what to commit in its place) or json"
-	l.api, l.hint = offlineOverlay(false), ", --offline writes to the store itself"
+	l.api, l.hint = offlineOverlay(false, t.sayBroken), ", --offline writes to the store itself"
 	cmd.Flags().BoolVar(&l.offline, "offline", false, "write to the stores of --config and --data instead of asking a running airgate")
 	l.sign(cmd, "why; callers that are refused are told, but for a revoked key")
+}
+
+// sayBroken says what the overlay's commands do without.
+func (t *terminal) sayBroken(store string, err error) {
+	t.say("warning: the config is wrong, and a running airgate goes on with its last good one. What can be read of the files is used here, and the overlay in %s;\n"+
+		"airgate overlay shows what holds, and what needs more takes --server and --%s in place of --offline. To be repaired:\n%v", store, writeTokenFlag, err)
 }
 
 // put makes an entry, prints what to commit in its place, and says what it did.
@@ -220,7 +226,7 @@ func newBlock(t *terminal, f *flags) *cobra.Command {
 				fmt.Sprintf("%s %s is blocked until %s", args[0], name, end.Format(time.RFC3339)))
 		},
 	}
-	l.add(cmd, f)
+	l.add(t, cmd, f)
 	cmd.Flags().StringVar(&until, "until", "", "duration (4h), time (RFC 3339) or date (2026-12-01)")
 	return cmd
 }
@@ -236,7 +242,7 @@ func newUnblock(t *terminal, f *flags) *cobra.Command {
 				fmt.Sprintf("%s %s is no longer blocked", args[0], name))
 		},
 	}
-	l.add(cmd, f)
+	l.add(t, cmd, f)
 	return cmd
 }
 
@@ -271,7 +277,7 @@ func newBudgetsRaise(t *terminal, f *flags) *cobra.Command {
 			return l.put(cmd.Context(), t, e, fmt.Sprintf("budget %s is raised to %s USD until %s", e.Name, e.To, e.Until.Format(time.RFC3339)))
 		},
 	}
-	l.add(cmd, f)
+	l.add(t, cmd, f)
 	cmd.Flags().StringVar(&to, "to", "", "the amount in USD, for everyone without an override of one's own")
 	cmd.Flags().StringVar(&until, "until", "", "duration (4h), time (RFC 3339) or date (2026-12-01)")
 	cmd.Flags().BoolVar(&undo, "undo", false, "take the raise back")

@@ -54,20 +54,22 @@ type ListedKey struct {
 }
 
 // ListKeys returns the keys of a configuration in the order of its files. The
-// error is Problems if they cannot all be read.
+// error is Problems if they cannot all be read; those that can be are returned
+// with it.
 func ListKeys(configPath string) ([]ListedKey, error) {
 	files, _, err := read(configPath)
 	if err != nil {
 		return nil, err
 	}
 	all, _, problems := files.decode()
-	if len(problems) > 0 {
-		return nil, problems.sorted()
-	}
-	out := make([]ListedKey, len(all.Keys.items))
+	out := make([]ListedKey, 0, len(all.Keys.items))
 	for i := range all.Keys.items {
-		k := &all.Keys.items[i]
-		out[i] = ListedKey{KeyConfig: keyConfig(k), File: k.file, Line: k.line}
+		if k := &all.Keys.items[i]; k.ID.good() {
+			out = append(out, ListedKey{KeyConfig: keyConfig(k), File: k.file, Line: k.line})
+		}
+	}
+	if len(problems) > 0 {
+		return out, problems.sorted()
 	}
 	return out, nil
 }

@@ -35,6 +35,25 @@ func Load(path string, now time.Time) (*Snapshot, error) {
 	return files.compile(now)
 }
 
+// LoadBroken is Load of what an emergency must do without being repaired first.
+// Beside its Problems it returns what could be read, for names, keys and the
+// overlay alone: no call is decided by that. Without a Snapshot the files could
+// not be read at all.
+func LoadBroken(path string, now time.Time) (*Snapshot, error) {
+	files, _, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	whole, err := files.compile(now)
+	if err == nil {
+		return whole, nil
+	}
+	all, _, problems := files.decode()
+	part := compile(all, now, layer{}, &problems)
+	all.wrong = true
+	return part, err
+}
+
 // LoadBytes compiles what was read elsewhere, such as standard input. name
 // stands for it in problems. Beside documents of this configuration it takes
 // manifests of ConfigMaps and Secrets, also in a List: each of their entries

@@ -28,6 +28,7 @@ const (
 	InForce   State = "in_force"
 	Redundant State = "redundant" // the files say as much
 	Refused   State = "refused"   // the files do not allow it, or do not know its subject
+	Unchecked State = "unchecked" // the files cannot be read as a whole, and the part that can does not say
 )
 
 // layer is what is laid over the files at an instant.
@@ -43,7 +44,7 @@ func (s *Snapshot) With(entries []overlay.Entry, now time.Time) (*Snapshot, erro
 	all := *s.sections
 	var problems Problems
 	next := compile(&all, s.Loaded, layer{entries, now}, &problems)
-	if len(problems) > 0 {
+	if len(problems) > 0 && !all.wrong {
 		return nil, problems.sorted() // not of the entries: the files have been compiled before
 	}
 	next.Hash, next.Sources, next.Kinds = s.Hash, s.Sources, s.Kinds
@@ -73,7 +74,11 @@ func (s *Snapshot) Admit(e overlay.Entry, now time.Time) (overlay.Entry, error) 
 	if err := e.Check(); err != nil {
 		return e, err
 	}
-	if state, why := c.admit(e, now); state != InForce {
+	switch state, why := c.admit(e, now); {
+	case state == InForce:
+	case state != Unchecked:
+		return e, fmt.Errorf("%s: %s", e.ID(), why)
+	case e.Kind == overlay.Raise:
 		return e, fmt.Errorf("%s: %s", e.ID(), why)
 	}
 	return e, nil
@@ -82,8 +87,12 @@ func (s *Snapshot) Admit(e overlay.Entry, now time.Time) (overlay.Entry, error) 
 func ofKey(k overlay.Kind) bool { return k == overlay.BlockKey || k == overlay.Revoke }
 
 // Ended says whether the files themselves have ended a key: they do not have
-// it, or have revoked it.
+// it, or have revoked it. Files that
+// are not right are not in force.
 func (s *Snapshot) Ended(id string, now time.Time) bool {
+	if s.sections.wrong {
+		return false
+	}
 	for i := range s.sections.Keys.items {
 		if k := &s.sections.Keys.items[i]; k.ID.v == id {
 			return k.Revoked.given() && !k.Revoked.v.After(now)
@@ -119,7 +128,7 @@ func (c *compiler) lay(over layer) {
 			l.YAML = c.patch(e)
 		case Refused:
 			c.warn(at{}, "overlay %s does not hold: %s", e.ID(), l.Why)
-		case Redundant:
+		case Redundant, Unchecked:
 		}
 		c.laid = append(c.laid, l)
 		if l.State != InForce {
@@ -147,9 +156,9 @@ func (c *compiler) admit(e overlay.Entry, now time.Time) (state State, why strin
 	case overlay.Raise:
 		return c.admitRaise(e, now)
 	case overlay.BlockTeam:
-		return subject(e, "team", c.teams)
+		return subject(c, e, "team", c.teams)
 	case overlay.BlockProvider:
-		return subject(e, "provider", c.providerNames())
+		return subject(c, e, "provider", c.providerNames())
 	case overlay.BlockModel:
 		return c.admitModel(e)
 	case overlay.BlockKey, overlay.Revoke:
@@ -158,9 +167,15 @@ func (c *compiler) admit(e overlay.Entry, now time.Time) (state State, why strin
 	return Refused, "this version does not know its kind"
 }
 
+// unread is why an entry is Unchecked.
+const unread = "the files cannot be read as a whole"
+
 // subject refuses an entry about nothing.
-func subject[T any](e overlay.Entry, what string, names map[string]T) (state State, why string) {
-	if _, ok := names[e.Name]; !ok {
+func subject[T any](c *compiler, e overlay.Entry, what string, names map[string]T) (state State, why string) {
+	switch _, ok := names[e.Name]; {
+	case !ok && c.wrong:
+		return Unchecked, fmt.Sprintf("%s: what can has no %s %s", unread, what, quote(e.Name))
+	case !ok:
 		return Refused, fmt.Sprintf("no %s %s%s", what, quote(e.Name), meant(e.Name, sorted(names)))
 	}
 	return InForce, ""
@@ -179,7 +194,7 @@ func (c *compiler) admitModel(e overlay.Entry) (state State, why string) {
 	case m == nil && c.aliases[e.Name] != "":
 		return Refused, fmt.Sprintf("%s is an alias: block %s", quote(e.Name), c.aliases[e.Name])
 	case m == nil:
-		return subject(e, "model", c.models)
+		return subject(c, e, "model", c.models)
 	case !m.Provider.given():
 		return Refused, fmt.Sprintf("model %s is split over targets: block those", quote(e.Name))
 	}
@@ -188,10 +203,18 @@ func (c *compiler) admitModel(e overlay.Entry) (state State, why string) {
 
 func (c *compiler) admitKey(e overlay.Entry, now time.Time) (state State, why string) {
 	i := slices.IndexFunc(c.Keys.items, func(k key) bool { return k.ID.v == e.Name })
-	if i < 0 {
+	switch {
+	case i < 0 && c.wrong && policy.IsKeyID(e.Name):
+		return Unchecked, unread + ": what can has no key " + quote(e.Name)
+	case i < 0 && c.wrong:
+		return Refused, unread + ", and what can has no key " + quote(e.Name) + ": give its id, the 12 letters and digits behind ag-"
+	case i < 0:
 		return Redundant, "no key " + quote(e.Name)
 	}
 	if k := &c.Keys.items[i]; k.Revoked.given() && !k.Revoked.v.After(now) {
+		if c.wrong {
+			return Unchecked, k.Revoked.where() + " revokes it, and the files are not in force: they are wrong"
+		}
 		return Redundant, k.Revoked.where() + " revokes it"
 	}
 	return InForce, ""
@@ -200,11 +223,14 @@ func (c *compiler) admitKey(e overlay.Entry, now time.Time) (state State, why st
 // admitRaise wants more than there is for everyone already, and not more than
 // the files allow.
 func (c *compiler) admitRaise(e overlay.Entry, now time.Time) (state State, why string) {
+	if c.wrong {
+		return Unchecked, unread + ", and they say how far a raise may go"
+	}
 	names := make(map[string]int, len(c.Budgets.items))
 	for i := range c.Budgets.items {
 		names[c.Budgets.items[i].Name.v] = i
 	}
-	if state, why := subject(e, "budget", names); state != InForce {
+	if state, why := subject(c, e, "budget", names); state != InForce {
 		return state, why
 	}
 	b := &c.Budgets.items[names[e.Name]]
@@ -325,6 +351,15 @@ func (s *Snapshot) InForce() []overlay.Entry {
 		}
 	}
 	return out
+}
+
+// LaidViews are all that is laid over s as the API tells them.
+func (s *Snapshot) LaidViews() []LaidView {
+	all := make([]LaidView, len(s.Laid))
+	for i := range s.Laid {
+		all[i] = s.Laid[i].View()
+	}
+	return all
 }
 
 // LaidView is an entry of the overlay as the API tells it.

@@ -435,3 +435,57 @@ func TestOverlayFileNeedsARestart(t *testing.T) {
 		t.Errorf("OverlayFile = %q, want /x/y", other.OverlayFile)
 	}
 }
+
+// TestAdmitBroken: files that are wrong keep nobody from ending a key or refusing
+// calls, of what cannot be read too. They say nothing of what is in force.
+func TestAdmitBroken(t *testing.T) {
+	typo := strings.Replace(laidFile(), "ads: {}", "ads: {ownr: kim}", 1)
+	revoked := strings.Replace(typo, "    team: ml\n", "    team: ml\n    revoked: 2026-01-01\n", 1)
+	for name, tt := range map[string]struct {
+		file, kind, name string
+		want             string // the name that is admitted, or the error
+	}{
+		"a key by its id":            {typo, "revoke", "k7Qm2xT9aB4c", "k7Qm2xT9aB4c"},
+		"a key by its name":          {typo, "revoke", "prod", "k7Qm2xT9aB4c"},
+		"a key that nobody can see":  {"keys: [", "revoke", "k7Qm2xT9aB4c", "k7Qm2xT9aB4c"},
+		"a name that nobody can see": {"keys: [", "revoke", "prod", `revoke/prod: the files cannot be read as a whole, and what can has no key "prod": give its id, the 12 letters and digits behind ag-`},
+		"revoked in the wrong files": {revoked, "revoke", "k7Qm2xT9aB4c", "k7Qm2xT9aB4c"},
+		"a team":                     {typo, "block/team", "search", "search"},
+		"a team that nobody can see": {"keys: [", "block/team", "search", "search"},
+		"a model nobody can see":     {"keys: [", "block/model", "gpt-5.4-mini", "gpt-5.4-mini"},
+		"an alias":                   {typo, "block/model", "mini", `block/model/mini: "mini" is an alias: block gpt-5.4-mini`},
+		"a raise":                    {typo, "raise", "search", "raise/search: the files cannot be read as a whole, and they say how far a raise may go"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := LoadBroken(filepath.Join(write(t, map[string]string{"airgate.yaml": tt.file}), "airgate.yaml"), now())
+			if err == nil || s == nil {
+				t.Fatalf("LoadBroken = %v, %v, want what can be read, and the problems", s, err)
+			}
+			e := overlay.Entry{Kind: overlay.Kind(tt.kind), Name: tt.name, By: "kim", Reason: "x", Until: now().Add(time.Hour)}
+			switch e.Kind {
+			case overlay.Revoke:
+				e.Until = time.Time{}
+			case overlay.Raise:
+				e.To = 600 * money.USD
+			default:
+			}
+			e, err = s.Admit(e, now())
+			got := e.Name
+			if err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("Admit = %s, want %s", got, tt.want)
+			}
+			if s.Ended("k7Qm2xT9aB4c", now()) {
+				t.Error("Ended = true: a revocation would be forgotten on the word of files that are not in force")
+			}
+			if s, err = s.With([]overlay.Entry{e}, now()); err != nil || len(s.LaidViews()) != 1 {
+				t.Errorf("With = %v, want the entry to be told", err)
+			}
+		})
+	}
+	if s, err := LoadBroken(filepath.Join(write(t, map[string]string{"airgate.yaml": laidFile()}), "airgate.yaml"), now()); err != nil || s.Policy == nil {
+		t.Errorf("LoadBroken(what is right) = %v, want it whole", err)
+	}
+}

@@ -129,6 +129,7 @@ func (r *Reloader) Status() Status {
 			s.Overlay.Redundant++
 		case Refused:
 			s.Overlay.Refused++
+		case Unchecked: // of files that are never in force
 		}
 	}
 	return s
@@ -287,6 +288,7 @@ func (r *Reloader) tellLaid(old, next *Snapshot) {
 			r.config.Log.Info("an entry of the overlay is redundant: the files say as much", id, by, reason, slog.String("why", l.Why))
 		case Refused:
 			r.config.Log.Warn("an entry of the overlay does not hold", id, by, reason, slog.String("why", l.Why))
+		case Unchecked: // of files that are never in force
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(before)) {

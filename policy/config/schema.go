@@ -27,6 +27,8 @@ type sections struct {
 	// partial says that a file could not be read to its end: what seems to be
 	// missing may be there.
 	partial bool
+	// wrong says that not all could be compiled: what is not here may be in force.
+	wrong bool
 
 	platformSections `kind:"Platform"`
 	policySections   `kind:"Policy"`

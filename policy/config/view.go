@@ -73,10 +73,7 @@ func (s *Snapshot) View() View {
 	v := View{
 		Hash: s.Hash, Loaded: s.Loaded, Sources: s.Sources, Kinds: s.Kinds, Warnings: s.Warnings,
 		Config: fieldsView(reflect.ValueOf(s.sections).Elem()),
-		Models: make(map[string]ModelView, len(s.terms)), Outages: s.outages, Overlay: []LaidView{},
-	}
-	for i := range s.Laid {
-		v.Overlay = append(v.Overlay, s.Laid[i].View())
+		Models: make(map[string]ModelView, len(s.terms)), Outages: s.outages, Overlay: s.LaidViews(),
 	}
 	for i := range s.sections.Models.entries {
 		e := &s.sections.Models.entries[i]

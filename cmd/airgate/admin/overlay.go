@@ -54,7 +54,7 @@ func (a *API) write(h http.HandlerFunc) http.HandlerFunc {
 
 // overlayList tells what is laid over the files.
 func (a *API) overlayList(w http.ResponseWriter, _ *http.Request) {
-	tell(w, map[string]any{"overlay": a.cfg.Snapshot().View().Overlay})
+	tell(w, map[string]any{"overlay": a.cfg.Snapshot().LaidViews()})
 }
 
 // overlayPut takes an entry, or with removed one back.
