@@ -634,12 +634,66 @@ func TestMemoryLimit(t *testing.T) {
 	}
 }
 
-// TestFlagsExist asks the airgate that the manifests start.
-func TestFlagsExist(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "airgate")
+// build makes the airgate that the manifests start.
+func build(t *testing.T) (binary string) {
+	t.Helper()
+	binary = filepath.Join(t.TempDir(), "airgate")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "airgate/cmd/airgate").CombinedOutput(); err != nil {
 		t.Fatalf("build airgate: %v\n%s", err, out)
 	}
+	return binary
+}
+
+// TestKeysAreAdded: one key more, made and merged as the guide says, leaves those
+// there are, and the Secret is a file of the config for each.
+func TestKeysAreAdded(t *testing.T) {
+	guide, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?s)airgate (keys create [^|\n]*-o secret) \|\s+kubectl -n airgate patch secret ([a-z-]+) --type merge --patch-file /dev/stdin`).FindSubmatch(guide)
+	if found == nil {
+		t.Fatal("the guide does not say how a key is merged into the Secret")
+	}
+	binary, m := build(t), load(t)
+	var secret any = map[string]any{}
+	for _, name := range []string{"laptop", "robot"} {
+		key := exec.CommandContext(t.Context(), binary, strings.Fields(strings.Replace(string(found[1]), "laptop", name, 1))...)
+		key.Dir = t.TempDir()
+		out, err := key.Output()
+		if err != nil {
+			t.Fatalf("airgate %s: %v", found[1], err)
+		}
+		var one map[string]any
+		if err := yaml.UnmarshalStrict(out, &one); err != nil {
+			t.Fatal(err)
+		}
+		secret = merge(secret, one)
+	}
+	text, err := yaml.Marshal(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s corev1.Secret
+	if err := decode(text, &s); err != nil || s.Name != string(found[2]) || len(s.StringData) != 2 {
+		t.Errorf("Secret = %s (%v), want %s with two entries", text, err, found[2])
+	}
+	files := corev1.ConfigMap{ObjectMeta: s.ObjectMeta, Data: s.StringData} // as the volume shows them
+	files.APIVersion, files.Kind = "v1", "ConfigMap"
+	m.configs[s.Name] = files
+	for _, name := range []string{"laptop", "robot"} {
+		if !strings.Contains(string(text), "name: "+name) {
+			t.Errorf("Secret = %s, want the key %s in it", text, name)
+		}
+	}
+	if !m.snapshot(t).HasKeys {
+		t.Error("the config has no keys, want those of the Secret")
+	}
+}
+
+// TestFlagsExist asks the airgate that the manifests start.
+func TestFlagsExist(t *testing.T) {
+	binary := build(t)
 	m := load(t)
 	for command, used := range map[string]map[string]string{
 		"envoy bootstrap": flags(m.container(t, "bootstrap").Args),

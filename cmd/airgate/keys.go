@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -51,9 +52,13 @@ func newKeysCreate(t *terminal, f *flags) *cobra.Command {
 			entry := config.FormatKey(k)
 			switch output.text {
 			case "entry", "secret":
-				// Config that Git or a Secret owns: nothing is written here.
+				// Config that Git or a Secret owns: nothing is written here, and it
+				// may be nowhere here.
+				if err := checkKey(f.config, cmd.Flags().Changed("config"), k, now); err != nil {
+					return err
+				}
 				fmt.Fprintln(t.err, "the key, shown this once:", text)
-				_, err := fmt.Fprint(t.out, patch(output.text, entry))
+				_, err := fmt.Fprint(t.out, patch(output.text, k.ID, entry))
 				return err
 			}
 			if err := addKey(f.config, k, now); err != nil {
@@ -93,6 +98,24 @@ func addKey(path string, k policy.KeyConfig, now time.Time) error {
 	if errors.Is(err, config.ErrMounted) || errors.Is(err, config.ErrLayout) {
 		return problem(fmt.Errorf("write key: %w; -o entry or -o secret prints what to add", err))
 	}
+	return keyFault(path, err)
+}
+
+// checkKey says whether k fits the config at path, if there is one. There must be
+// one where it was named.
+func checkKey(path string, named bool, k policy.KeyConfig, now time.Time) error {
+	err := config.CheckKey(path, k, now)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return nil
+	}
+	return keyFault(path, err)
+}
+
+// keyFault says which flag is wrong, or what is wrong with the config.
+func keyFault(path string, err error) error {
+	if wrong, ok := errors.AsType[*config.KeyError](err); ok {
+		return problem(fmt.Errorf("no key was made: --%w", wrong))
+	}
 	return configError(path, err)
 }
 
@@ -114,13 +137,14 @@ func parseEnd(flag, text string, now time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("%s %q: want a date (2027-05-01), a time (2027-05-01T12:00:00Z) or a duration (72h)", flag, text)
 }
 
-// patch is the entry as a file, or that in a manifest for the Keys volume.
-func patch(kind, entry string) string {
+// patch is the entry as a file, or that in a manifest for the Keys volume. There
+// each key is an entry of its own, so that one more takes nothing from the others.
+func patch(kind, id, entry string) string {
 	file := "apiVersion: airgate/v1\nkind: Keys\nkeys:\n" + indent("  ", entry)
 	if kind == "entry" {
 		return file
 	}
-	return "apiVersion: v1\nkind: Secret\nmetadata: {name: airgate-keys}\nstringData:\n  keys.yaml: |\n" + indent("    ", file)
+	return "apiVersion: v1\nkind: Secret\nmetadata: {name: airgate-keys}\nstringData:\n  key-" + id + ".yaml: |\n" + indent("    ", file)
 }
 
 // indent puts prefix before every line of text.
@@ -187,12 +211,12 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 	var l laying
 	var atOnce bool
 	cmd := &cobra.Command{
-		Use: "revoke ID", Short: "Revoke a key: every airgate refuses it within 2 s of the file's arrival, with --now within 2 s",
+		Use: "revoke ID|NAME", Short: "Revoke a key: every airgate refuses it within 2 s of the file's arrival, with --now within 2 s",
 		Long: "Sets revoked: in <config>/keys.yaml. With --now the key is refused by every airgate that shares the overlay at\n" +
 			"once, whatever the files say, and for good: the entry goes once the files say the same.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageFault(errors.New("keys revoke takes one key id; airgate keys list shows them"))
+				return usageFault(errors.New("keys revoke takes the id or the name of one key; airgate keys list shows them"))
 			}
 			return nil
 		},
@@ -207,7 +231,7 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 				}
 			}
 			now := time.Now().UTC().Truncate(time.Second)
-			err := config.RevokeKey(f.config, key, now, now)
+			id, err := config.RevokeKey(f.config, key, now, now)
 			switch elsewhere, ok := errors.AsType[*config.ElsewhereError](err); {
 			case ok:
 				return elsewhere // says where, and what to do there
@@ -219,9 +243,9 @@ func newKeysRevoke(t *terminal, f *flags) *cobra.Command {
 				return fmt.Errorf("key %s is NOT revoked: --now ends it without the files, else this must be repaired first: %w", key, configError(f.config, err))
 			}
 			if err := inForce(cmd.Context(), &l.reader, f.config); err != nil {
-				return problem(fmt.Errorf("key %s is revoked in the file, but NOT yet in the airgate at %s: %w", key, l.server, err))
+				return problem(fmt.Errorf("key %s is revoked in the file, but NOT yet in the airgate at %s: %w", id, l.server, err))
 			}
-			t.say("key %s is revoked since %s; an airgate that reads this config refuses it within 2 s", key, now.Format(time.RFC3339))
+			t.say("key %s is revoked since %s; an airgate that reads this config refuses it within 2 s", id, now.Format(time.RFC3339))
 			return nil
 		},
 	}

@@ -46,6 +46,15 @@ func (e *ElsewhereError) Error() string {
 	return fmt.Sprintf("key %s stands in %s:%d, not in %s: add revoked: TIME there", e.ID, e.File, e.Line, KeysFile)
 }
 
+// KeyError says that a key does not fit the configuration.
+type KeyError struct {
+	Field string // of its entry: team, name, purpose …
+	Text  string
+}
+
+// Error is the field and what is wrong with it.
+func (e *KeyError) Error() string { return e.Field + ": " + e.Text }
+
 // ListedKey is a key and where it stands.
 type ListedKey struct {
 	policy.KeyConfig
@@ -138,30 +147,87 @@ func moment(t time.Time) string {
 }
 
 // AddKey adds a key to <config>/keys.yaml, which it makes if need be, readable
-// by its owner alone. Everything else in the file stays as it is. The whole
-// configuration is compiled first: if it would not load with the key, the error
-// is its Problems and nothing is written.
+// by its owner alone. Everything else in the file stays as it is. It fails as
+// CheckKey does, and then nothing is written.
 func AddKey(configPath string, k policy.KeyConfig, now time.Time) error {
-	return edit(configPath, now, func(_ fileSet, keys file) (string, error) {
+	return edit(configPath, now, func(files fileSet, keys file) (string, error) {
+		if err := files.checkKey(k, now); err != nil {
+			return "", err
+		}
 		return addKey(string(keys.data), k)
 	})
 }
 
-// RevokeKey ends a key of <config>/keys.yaml at a time; a key that has ended by
-// then stays as it is. It fails with *ElsewhereError if the key stands in
-// another file, ErrNoKey if in none, and Problems if the configuration would
-// not load: then nothing is written.
-func RevokeKey(configPath, id string, at, now time.Time) error {
-	return edit(configPath, now, func(files fileSet, keys file) (string, error) {
+// CheckKey says whether a configuration loads with one more key: with Problems if
+// it does not load without it, with *KeyError if that does not fit it.
+func CheckKey(configPath string, k policy.KeyConfig, now time.Time) error {
+	files, _, err := read(configPath)
+	if err != nil {
+		return err
+	}
+	return files.checkKey(k, now)
+}
+
+func (fs fileSet) checkKey(k policy.KeyConfig, now time.Time) error {
+	fs = slices.DeleteFunc(slices.Clone(fs), func(f file) bool {
+		docs, err := parseDocs(string(f.data))
+		return f.base == KeysFile && err == nil && len(docs) == 0 // it is begun with this key
+	})
+	if _, err := fs.compile(now); err != nil {
+		return err
+	}
+	// In a file of its own, behind all others, what is wrong with the key stands
+	// there, in the line of its field.
+	const name = "the new key"
+	doc, err := parseDocs(flowKey(k))
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	text.WriteString("apiVersion: " + APIVersion + "\nkeys:\n- ")
+	fields := []string{"", "", ""}
+	for i, n := range doc[0].Content {
+		if i%2 == 0 {
+			value, err := yaml.Marshal(doc[0].Content[i+1])
+			if err != nil {
+				return fmt.Errorf("check key: %w", err)
+			}
+			text.WriteString(n.Value + ": " + string(value) + "  ") // in one line: it is in braces
+			fields = append(fields, n.Value)
+		}
+	}
+	_, err = append(fs, file{base: name, name: name, data: []byte(text.String())}).compile(now)
+	problems, ok := errors.AsType[Problems](err)
+	if !ok {
+		return err
+	}
+	for _, p := range problems {
+		if p.File == name && p.Line < len(fields) {
+			return &KeyError{Field: fields[p.Line], Text: p.Text}
+		}
+	}
+	return problems
+}
+
+// RevokeKey ends a key of <config>/keys.yaml, which is given by its id or its name,
+// at a time, and returns its id; a key that has ended by then stays as it is. It
+// fails with *ElsewhereError if the key stands in another file, ErrNoKey if in
+// none, and Problems if the configuration would not load: then nothing is written.
+func RevokeKey(configPath, idOrName string, at, now time.Time) (id string, err error) {
+	err = edit(configPath, now, func(files fileSet, keys file) (string, error) {
 		all, _, problems := files.decode()
-		i := slices.IndexFunc(all.Keys.items, func(k key) bool { return k.ID.v == id })
+		i := slices.IndexFunc(all.Keys.items, func(k key) bool { return k.ID.v == idOrName })
+		if i < 0 { // two of one name are a problem, and nothing is written
+			i = slices.IndexFunc(all.Keys.items, func(k key) bool { return idOrName != "" && k.Name.v == idOrName })
+		}
 		switch {
 		case i < 0 && len(problems) > 0:
 			return "", problems.sorted()
 		case i < 0:
-			return "", fmt.Errorf("%w: %s", ErrNoKey, id)
+			return "", fmt.Errorf("%w: %s", ErrNoKey, idOrName)
 		}
 		k := &all.Keys.items[i]
+		id = k.ID.v
 		switch {
 		case k.file != keys.name:
 			return "", &ElsewhereError{ID: id, File: k.file, Line: k.line}
@@ -170,6 +236,7 @@ func RevokeKey(configPath, id string, at, now time.Time) error {
 		}
 		return revokeKey(string(keys.data), k.at, at)
 	})
+	return id, err
 }
 
 // edit replaces the text of the keys file under a lock, if the configuration

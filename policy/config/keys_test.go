@@ -115,12 +115,17 @@ func TestAddKeyRefuses(t *testing.T) {
 		key   policy.KeyConfig
 		want  string
 	}{
-		"an unknown team":  {key: policy.KeyConfig{ID: idB, Team: "serach", Secrets: keyOf(idB, "").Secrets}, want: `D/keys.yaml:4:30: no team "serach": did you mean search?`},
-		"a team like none": {key: policy.KeyConfig{ID: idB, Team: "nobody", Secrets: keyOf(idB, "").Secrets}, want: `D/keys.yaml:4:30: no team "nobody": there is search`},
+		"an unknown team":  {key: policy.KeyConfig{ID: idB, Team: "serach", Secrets: keyOf(idB, "").Secrets}, want: `team: no team "serach": did you mean search?`},
+		"a team like none": {key: policy.KeyConfig{ID: idB, Team: "nobody", Secrets: keyOf(idB, "").Secrets}, want: `team: no team "nobody": there is search`},
 		"a name twice": {
 			files: map[string]string{"more.yaml": "apiVersion: airgate/v1\nkeys:\n" + FormatKey(keyOf(idA, "b"))},
-			key:   keyOf(idB, "b"), want: `D/more.yaml:3:42: key "b" exists already: D/keys.yaml:4`,
+			key:   keyOf(idB, "b"), want: `name: key "b" exists already: D/more.yaml:3`,
 		},
+		"a purpose of none": {
+			files: map[string]string{"more.yaml": "apiVersion: airgate/v1\npurposes: {eval: {}}\n"},
+			key:   policy.KeyConfig{ID: idB, Team: "search", Purpose: "evil: x", Secrets: keyOf(idB, "").Secrets}, want: `purpose: no purpose "evil: x": there is eval`,
+		},
+		"models of none":  {key: policy.KeyConfig{ID: idB, Team: "search", Name: "true", Models: []string{"mini", "mino"}, Secrets: keyOf(idB, "").Secrets}, want: `models: no model "mino": did you mean mini?`},
 		"a broken config": {files: map[string]string{"more.yaml": "limits: 5\n"}, key: keyOf(idB, "b"), want: "D/more.yaml:1:1: apiVersion is missing\nD/more.yaml:1:9: must be a list […], not a number"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -166,36 +171,40 @@ func TestAddKeyAtOnce(t *testing.T) {
 func TestRevokeKey(t *testing.T) {
 	head := "apiVersion: airgate/v1\nkind: Keys\n"
 	secrets := `secrets: [{hash: "` + hashText(idA) + `"}]`
-	for name, test := range map[string]struct{ before, after string }{
+	for name, test := range map[string]struct{ by, before, after string }{
 		"in braces": {
-			"keys:\n  - {id: aaaaaaaaaaaa, team: search, " + secrets + "} # kim's\n",
+			idA, "keys:\n  - {id: aaaaaaaaaaaa, team: search, " + secrets + "} # kim's\n",
 			"keys:\n  - {id: aaaaaaaaaaaa, revoked: 2026-11-21T12:00:00Z, team: search, " + secrets + "} # kim's\n",
 		},
 		"in quotes, last": {
-			"keys: [{team: search, " + secrets + ", id: 'aaaaaaaaaaaa'}]\n",
+			idA, "keys: [{team: search, " + secrets + ", id: 'aaaaaaaaaaaa'}]\n",
 			"keys: [{team: search, " + secrets + ", id: 'aaaaaaaaaaaa', revoked: 2026-11-21T12:00:00Z}]\n",
 		},
 		"in lines": {
-			"keys:\n  - team: search\n    id: aaaaaaaaaaaa # kim's\n    " + secrets + "\n",
+			idA, "keys:\n  - team: search\n    id: aaaaaaaaaaaa # kim's\n    " + secrets + "\n",
 			"keys:\n  - team: search\n    id: aaaaaaaaaaaa # kim's\n    revoked: 2026-11-21T12:00:00Z\n    " + secrets + "\n",
 		},
 		"first line": {
-			"keys:\n- id: \"aaaaaaaaaaaa\"\n  team: search\n  " + secrets + "\n",
+			idA, "keys:\n- id: \"aaaaaaaaaaaa\"\n  team: search\n  " + secrets + "\n",
 			"keys:\n- id: \"aaaaaaaaaaaa\"\n  revoked: 2026-11-21T12:00:00Z\n  team: search\n  " + secrets + "\n",
 		},
 		"to end later": {
-			"keys:\n  - {id: aaaaaaaaaaaa, team: search, revoked: 2027-01-01, " + secrets + "}\n",
+			idA, "keys:\n  - {id: aaaaaaaaaaaa, team: search, revoked: 2027-01-01, " + secrets + "}\n",
 			"keys:\n  - {id: aaaaaaaaaaaa, team: search, revoked: 2026-11-21T12:00:00Z, " + secrets + "}\n",
 		},
 		"ended before": {
+			idA, "keys:\n  - {id: aaaaaaaaaaaa, team: search, revoked: 2026-11-01, " + secrets + "}\n",
 			"keys:\n  - {id: aaaaaaaaaaaa, team: search, revoked: 2026-11-01, " + secrets + "}\n",
-			"keys:\n  - {id: aaaaaaaaaaaa, team: search, revoked: 2026-11-01, " + secrets + "}\n",
+		},
+		"by its name": {
+			"a", "keys:\n  - {id: aaaaaaaaaaaa, team: search, name: a, " + secrets + "}\n",
+			"keys:\n  - {id: aaaaaaaaaaaa, revoked: 2026-11-21T12:00:00Z, team: search, name: a, " + secrets + "}\n",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := write(t, map[string]string{"airgate.yaml": base, KeysFile: head + test.before})
-			if err := RevokeKey(dir, idA, now(), now()); err != nil {
-				t.Fatalf("RevokeKey = %v, want no error", err)
+			if id, err := RevokeKey(dir, test.by, now(), now()); err != nil || id != idA {
+				t.Fatalf("RevokeKey = %q, %v, want %s and no error", id, err, idA)
 			}
 			if diff := cmp.Diff(head+test.after, readText(t, filepath.Join(dir, KeysFile))); diff != "" {
 				t.Errorf("RevokeKey leaves another text (-want +got):\n%s", diff)
@@ -211,11 +220,11 @@ func TestRevokeKey(t *testing.T) {
 func TestRevokeKeyRefuses(t *testing.T) {
 	dir := write(t, map[string]string{"airgate.yaml": base, "more.yaml": "apiVersion: airgate/v1\nkeys:\n" + FormatKey(keyOf(idA, "a"))})
 	var elsewhere *ElsewhereError
-	err := RevokeKey(dir, idA, now(), now())
+	_, err := RevokeKey(dir, idA, now(), now())
 	if !errors.As(err, &elsewhere) || elsewhere.File != filepath.Join(dir, "more.yaml") || elsewhere.Line != 3 {
 		t.Errorf("RevokeKey(key in more.yaml) = %v, want an ElsewhereError of more.yaml:3", err)
 	}
-	if err := RevokeKey(dir, idB, now(), now()); !errors.Is(err, ErrNoKey) {
+	if _, err := RevokeKey(dir, idB, now(), now()); !errors.Is(err, ErrNoKey) {
 		t.Errorf("RevokeKey(no such key) = %v, want %v", err, ErrNoKey)
 	}
 }
