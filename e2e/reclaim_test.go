@@ -56,7 +56,7 @@ func TestLostDisk(t *testing.T) {
 		server.Do(t, "HSET", fmt.Sprintf("airgate:q:{%x}:fleet", shard), writer, time.Now().Add(-2*time.Minute).UnixMilli())
 	}
 	said := reclaim(1)
-	m := regexp.MustCompile(fmt.Sprintf(`^airgate: not proven: the records of %s end with record %d of .* --accept ([0-9.]+)\n$`, writer, head)).FindStringSubmatch(said)
+	m := regexp.MustCompile(fmt.Sprintf(`(?m)^airgate: not proven: the records of %s end with record %d of .* --accept ([0-9.]+)$`, writer, head)).FindStringSubmatch(said)
 	if m == nil || m[1] == "0" {
 		t.Fatalf("reclaim says %s, want where the records end, and that there is something to sign for", said)
 	}

@@ -98,20 +98,32 @@ func newBudgetsReclaim(t *terminal, f *flags) *cobra.Command {
 			"bound, with what the store was told, and shows of each account-window what would go back. With --reason it is given\n" +
 			"back, if the records prove that none are missing: they are one chain from the first on, which ends with the writer's\n" +
 			"own word that it has given back what it had, or with the record that the next start of its replica names as its last.\n" +
-			"Otherwise what it spent since its last record is not known, and nothing goes back but with --accept USD, no less\n" +
-			"than what would go back: by so much at most a budget can be passed then, beside what it spent without the store's\n" +
+			"Those of one that was killed and lost its disk prove nothing of the kind: what it spent after its last record is not\n" +
+			"known, and nothing goes back but with --accept USD, no less than what would go back over all accounts: by so much at most a budget can be passed then, beside what it spent without the store's\n" +
 			"word (overdrafts, shadow budgets, onStoreDown). A writer that was heard of in the last minute is refused. Make sure\n" +
 			"that its process has ended: one that only cannot reach the store goes on with what it had in hand, proven or not, and\n" +
 			"ends once it reaches the store, as that tells it.",
 		Example: "  airgate budgets reclaim\n" +
-			"  airgate budgets reclaim airgate-2.01a22c793682283a2bf6 --records usage-backup.db --reason INC-12 --admin-write-token token",
+			"  airgate budgets reclaim airgate-2.01a22c793682283a2bf6 --records usage-backup.db\n" +
+			"  airgate budgets reclaim airgate-2.01a22c793682283a2bf6 --records usage-backup.db --accept 1.5 --reason INC-12 --admin-write-token token",
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 1 {
+			switch {
+			case len(args) > 1:
 				return usageFault(fmt.Errorf("unexpected argument %q: one writer, or none for a list", args[1]))
+			case len(args) == 1 && args[0] == "":
+				return usageFault(errors.New("the writer is empty: airgate budgets reclaim, without any, lists for whom something is set aside"))
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, name := range []string{"records", "accept", "reason"} {
+				switch flag := cmd.Flags().Lookup(name); {
+				case flag.Changed && len(args) == 0:
+					return usageFault(fmt.Errorf("--%s is about one writer: airgate budgets reclaim WRITER --%s …", name, name))
+				case flag.Changed && flag.Value.String() == "":
+					return usageFault(fmt.Errorf("--%s is empty", name))
+				}
+			}
 			if len(args) == 0 {
 				return c.list(cmd.Context(), t)
 			}
@@ -194,6 +206,13 @@ func (c *reclaiming) one(ctx context.Context, t *terminal, writer string, accept
 	if h.Alive {
 		return errors.New(admin.AliveText(&h))
 	}
+	if c.output.text == "table" {
+		read := c.records
+		if read == "" {
+			read = c.flags.data
+		}
+		t.say("scope: the quota store of the airgate at %s; the records in %s", c.server, read)
+	}
 	e, err := c.examine(ctx, t, writer)
 	if err != nil {
 		return err
@@ -212,12 +231,21 @@ func (c *reclaiming) one(ctx context.Context, t *terminal, writer string, accept
 			return err
 		}
 	}
+	unclaimed := func() error {
+		if c.output.text == "json" && c.reason == "" {
+			return json.NewEncoder(t.out).Encode(would)
+		}
+		return nil
+	}
 	switch {
 	case e.Ended != "":
 		t.say("proven: records 1 to %d of %s are one chain, and %s", e.Last.Seq, writer, e.Ended)
 	case accept != nil && *accept >= would.Back:
 		t.say("not proven, and accepted: %s", doubt(&e, &h, &would))
 	default:
+		if err := unclaimed(); err != nil {
+			return err
+		}
 		return fmt.Errorf("not proven: %s. Nothing is given back. Find a later copy of its records (--records FILE); or wait until the windows end; "+
 			"or sign off that so much may be spent beyond the budgets: --accept %s", doubt(&e, &h, &would), would.Back)
 	}
@@ -229,10 +257,7 @@ func (c *reclaiming) one(ctx context.Context, t *terminal, writer string, accept
 		return c.claim(ctx, t, claim)
 	}
 	t.say("nothing is given back yet: that takes --reason TEXT")
-	if c.output.text == "json" {
-		return json.NewEncoder(t.out).Encode(would)
-	}
-	return nil
+	return unclaimed()
 }
 
 // examine reads what there is of the writer's records.
@@ -244,7 +269,7 @@ func (c *reclaiming) examine(ctx context.Context, t *terminal, writer string) (e
 	if c.records == "" {
 		r, err = book(ctx, t, c.flags)
 	} else {
-		r, err = sqlite.OpenReadOnly(ctx, c.records)
+		r, err = sqlite.OpenCopy(ctx, c.records)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), err == nil && r == nil:

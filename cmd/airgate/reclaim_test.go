@@ -268,8 +268,8 @@ func TestReclaim(t *testing.T) {
 	}
 
 	// Complete records prove it. First it is only shown.
-	for _, reason := range []string{"", "INC-12: the node burnt"} {
-		out, said = g.reclaim(0, "lost-0.1", "--records", complete, "--reason", reason)
+	for _, reason := range [][]string{nil, {"--reason", "INC-12: the node burnt"}} {
+		out, said = g.reclaim(0, append([]string{"lost-0.1", "--records", complete}, reason...)...)
 		says(t, out, fmt.Sprintf("usd|team=search|month@UTC|%s  %s", time.Now().UTC().Format("2006-01"), aside), "  170           "+back.String()+"\n")
 		says(t, said, "proven: records 1 to 5 of lost-0.1 are one chain, and lost-0.2, which took over from it, names record 5 as its last")
 	}
