@@ -91,7 +91,7 @@ func newBudgets(t *terminal, f *flags) *cobra.Command {
 					_, err := r.get(ctx, path, &out)
 					return out.Budgets, err
 				}
-				return (&watch{out: t, ask: ask, of: "the airgate at " + r.server, every: w.every, screen: t.isScreen()}).run(cmd.Context())
+				return (&watch{out: t, ask: ask, of: "the airgate at " + r.server, every: w.every, screen: t.isScreen(), size: t.size}).run(cmd.Context())
 			}
 			var out struct{ Budgets []toldBudget }
 			body, err := r.get(cmd.Context(), path, &out)

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +33,7 @@ type watching struct {
 }
 
 func (w *watching) add(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&w.on, "watch", false, "show it again and again until Ctrl-C, with what is spent a minute")
+	cmd.Flags().BoolVar(&w.on, "watch", false, "show it again and again until Ctrl-C, with what is spent a minute, as much as the terminal has room for")
 	cmd.Flags().DurationVar(&w.every, "every", watchLeast, "with --watch: the time between")
 }
 
@@ -58,7 +60,8 @@ type watch struct {
 	ask    func(context.Context) ([]toldBudget, error)
 	of     string // who is asked
 	every  time.Duration
-	screen bool // what was shown before is drawn over
+	screen bool                       // what was shown before is drawn over
+	size   func() (rows, columns int) // of the screen, 0 = it is not known
 
 	seen  map[string][]look // :: budget, account and window → what was seen of it, the oldest first
 	shown string            // the last table
@@ -128,23 +131,51 @@ func (w *watch) look(ctx context.Context) error {
 }
 
 // show writes the last table. On a screen it has what was said before, too.
-func (w *watch) show(now time.Time, first bool) error {
+func (w *watch) show(now time.Time, begins bool) error {
 	if !w.screen {
 		between := "\n"
-		if first {
+		if begins {
 			w.out.say("scope: %s", w.of)
 			between = ""
 		}
 		_, err := fmt.Fprintf(w.out.out, "%s%s\n%s", between, now.Format(time.RFC3339), w.shown)
 		return err
 	}
-	text := fmt.Sprintf("%s  %s, every %s; Ctrl-C ends\n%s", now.Format(time.RFC3339), w.of, w.every, w.shown)
+	first, last := fmt.Sprintf("%s  %s, every %s; Ctrl-C ends\n", now.Format(time.RFC3339), w.of, w.every), ""
 	if w.fault != "" {
-		text += "no answer now, it is asked again: " + w.fault + "\n"
+		last = "no answer now, it is asked again: " + w.fault + "\n"
 	}
+	rows, columns := w.size()
+	text := first + fitting(w.shown, first+last, rows, columns) + last
 	const home, restOfLine, rest = "\x1b[H", "\x1b[K", "\x1b[J"
 	_, err := fmt.Fprint(w.out.out, home+strings.ReplaceAll(text, "\n", restOfLine+"\n")+rest)
 	return err
+}
+
+// fitting is a table, or as much of it as a screen has room for beside other lines,
+// and how much is missing: what does not fit would scroll away what was shown before.
+func fitting(table, beside string, rows, columns int) string {
+	if rows == 0 || columns == 0 {
+		return table
+	}
+	taken := func(text string) (n int) { // rows
+		for line := range strings.Lines(text) {
+			n += max(1, (utf8.RuneCountInString(strings.TrimSuffix(line, "\n"))+columns-1)/columns)
+		}
+		return n
+	}
+	left := rows - 1 - taken(beside) // in the last row the cursor stands
+	if taken(table) <= left {
+		return table
+	}
+	const note = "… and %d more: make the screen larger, or name a budget\n"
+	lines := slices.Collect(strings.Lines(table))
+	left -= taken(fmt.Sprintf(note, len(lines)))
+	shown := 0
+	for ; shown < len(lines) && taken(lines[shown]) <= left; shown++ {
+		left -= taken(lines[shown])
+	}
+	return strings.Join(lines[:shown], "") + fmt.Sprintf(note, len(lines)-max(shown, 1)) // without the heading
 }
 
 func (w *watch) table(budgets []toldBudget, now time.Time) (string, error) {

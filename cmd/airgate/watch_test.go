@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"airgate/accounting/money"
 )
@@ -16,7 +18,10 @@ import (
 type watched struct {
 	out, err bytes.Buffer
 	answers  []watchedAnswer
+	rows     int // of the screen, of 100 columns; 0 = it is not known
 }
+
+func (w *watched) size() (rows, columns int) { return w.rows, 100 }
 
 type watchedAnswer struct {
 	budgets []toldBudget
@@ -37,7 +42,7 @@ func (w *watched) run(t *testing.T, screen bool) error {
 		w.answers = w.answers[1:]
 		return a.budgets, a.err
 	}
-	return (&watch{out: &terminal{out: &w.out, err: &w.err}, ask: ask, of: "the airgate at A", every: time.Second, screen: screen}).run(ctx)
+	return (&watch{out: &terminal{out: &w.out, err: &w.err}, ask: ask, of: "the airgate at A", every: time.Second, screen: screen, size: w.size}).run(ctx)
 }
 
 func watchedBudget(spent money.NanoUSD, window time.Time) []toldBudget {
@@ -100,6 +105,37 @@ func TestWatchOnAScreen(t *testing.T) {
 			fails := strings.Contains(s, "no answer now, it is asked again: connection refused\x1b[K\n")
 			if fails != (i == 1) || lines[len(lines)-1] != "\x1b[J" || !strings.Contains(lines[0], "the airgate at A, every 1s; Ctrl-C ends") || !strings.HasPrefix(lines[2], "search ") {
 				t.Errorf("screen %d is %q", i, s)
+			}
+		}
+	})
+}
+
+// TestWatchOnASmallScreen: what is shown never scrolls, and says what is missing.
+func TestWatchOnASmallScreen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all []toldBudget
+		for range 10 {
+			all = append(all, watchedBudget(10*money.USD, time.Now())...)
+		}
+		// How many budgets there are on the screen, and while nobody answers, which takes a row.
+		for rows, want := range map[int][2]int{0: {10, 10}, 25: {10, 10}, 24: {10, 9}, 23: {9, 8}, 9: {2, 1}, 6: {0, 0}, 3: {0, 0}} {
+			w := &watched{answers: []watchedAnswer{{budgets: all}, {err: errors.New("gone")}}, rows: rows}
+			if err := w.run(t, true); err != nil {
+				t.Errorf("run = %v", err)
+			}
+			screens := strings.Split(w.out.String(), "\x1b[H")[1:]
+			if len(screens) != len(want) {
+				t.Fatalf("%d rows: %d screens", rows, len(screens))
+			}
+			for i, s := range screens {
+				used := 0
+				for line := range strings.SplitSeq(strings.TrimSuffix(s, "\x1b[J"), "\x1b[K\n") {
+					used += max(1, (utf8.RuneCountInString(line)+99)/100)
+				}
+				note := fmt.Sprintf("… and %d more: make the screen larger", 10-want[i])
+				if rows > 3 && used > rows || strings.Count(s, "search ") != want[i] || strings.Contains(s, note) != (want[i] < 10) {
+					t.Errorf("%d rows, screen %d: %q in %d rows; want %d budgets", rows, i, s, used, want[i])
+				}
 			}
 		}
 	})
