@@ -337,8 +337,9 @@ func (c *reclaiming) claim(ctx context.Context, t *terminal, claim *admin.Claim)
 	c.patience = claimWithin
 	answer, err := c.post(ctx, "/api/v1/escrow/reclaim", claim, &done)
 	if err != nil {
-		_, sent := errors.AsType[*url.Error](err)
-		if op, ok := errors.AsType[*net.OpError](err); sent && !(ok && op.Op == "dial") {
+		_, asked := errors.AsType[*url.Error](err)
+		op, ok := errors.AsType[*net.OpError](err)
+		if unheard := ok && op.Op == "dial"; asked && !unheard {
 			err = fmt.Errorf("it may be done, or under way: list what is set aside, and run it again if that is still: %w", err)
 		}
 		return err

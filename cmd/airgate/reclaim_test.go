@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -500,6 +502,35 @@ func TestReclaimIsRecordedFirst(t *testing.T) {
 			}
 			if st := sync(quota.Sync{Replica: "reader", Seq: 1, Mode: quota.NoGrants}); st.Escrowed != aside {
 				t.Errorf("%d are set aside, want %d", st.Escrowed, aside)
+			}
+		})
+	}
+}
+
+// TestReclaimUnanswered: a claim that may have been heard is not said to have failed.
+func TestReclaimUnanswered(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, heard := range map[string]bool{"it was heard": true, "nobody is there": false} {
+		t.Run(name, func(t *testing.T) {
+			var s *httptest.Server
+			s = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost {
+					panic(http.ErrAbortHandler) // without an answer
+				}
+				if !heard {
+					w.Header().Set("Connection", "close")
+					_ = s.Listener.Close()
+				}
+				_, _ = w.Write([]byte(`{"writers":[{"writer":"lost.1","set_aside_usd":"0","accounts":[],"other_accounts":1}]}`))
+			}))
+			defer s.Close()
+			var out, said bytes.Buffer
+			code := run([]string{"budgets", "reclaim", "lost.1", "--records", "none", "--accept", "0", "--reason", "INC-12", "--by", "kim", "--server", s.URL, "--admin-write-token", token}, nil, &out, &said)
+			if may := strings.Contains(said.String(), "airgate: it may be done, or under way"); code != exitUnreachable || may != heard || !strings.Contains(said.String(), "is airgate running?") {
+				t.Errorf("reclaim = %d, it says %s", code, &said)
 			}
 		})
 	}
