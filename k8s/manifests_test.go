@@ -68,6 +68,8 @@ func variants(t *testing.T, f func(t *testing.T, m *manifests)) {
 	t.Helper()
 	t.Run("base", func(t *testing.T) { f(t, load(t)) })
 	t.Run("redis", func(t *testing.T) { f(t, load(t, component(t, "redis")...)) })
+	t.Run("writes", func(t *testing.T) { f(t, load(t, component(t, "writes")...)) })
+	t.Run("both", func(t *testing.T) { f(t, load(t, slices.Concat(component(t, "redis"), component(t, "writes"))...)) })
 }
 
 // documents yields the YAML documents of some files of a folder, each with the
@@ -247,7 +249,7 @@ func flags(args []string) map[string]string {
 }
 
 func TestEveryFileIsApplied(t *testing.T) {
-	for folder, kind := range map[string]string{"base": "Kustomization", "redis": "Component"} {
+	for folder, kind := range map[string]string{"base": "Kustomization", "redis": "Component", "writes": "Component"} {
 		k := kustomizationOf(t, folder)
 		if k.Kind != kind {
 			t.Errorf("%s is a %s, want a %s", folder, k.Kind, kind)
@@ -384,6 +386,34 @@ func TestQuota(t *testing.T) {
 	}
 	if s := m.pod().TopologySpreadConstraints; len(s) != 1 || !maps.Equal(s[0].LabelSelector.MatchLabels, m.set.Spec.Template.Labels) {
 		t.Errorf("redis: spread = %v, want one over the pods of the StatefulSet", s)
+	}
+}
+
+// TestWrites: with the token, airgate is started as base starts it, and takes
+// writes from who has what its file says.
+func TestWrites(t *testing.T) {
+	m := load(t, component(t, "writes")...)
+	base, airgate := load(t).container(t, "airgate"), m.container(t, "airgate")
+	token := flags(airgate.Args)["admin-write-token"]
+	if want := append(slices.Clone(base.Args), "--admin-write-token="+token); token == "" || !slices.Equal(airgate.Args, want) {
+		t.Errorf("arguments = %q, want those of base and --admin-write-token", airgate.Args)
+	}
+	if mount := mounted(airgate, "write-token"); mount.MountPath != path.Dir(token) || !mount.ReadOnly {
+		t.Errorf("token %s, want it in the read-only mount %v", token, mount)
+	}
+	for _, name := range []string{"bootstrap", "envoy"} {
+		if seen := mounted(m.container(t, name), "write-token"); seen.MountPath != "" {
+			t.Errorf("%s sees the token, want airgate alone to", name)
+		}
+	}
+	i := slices.IndexFunc(m.pod().Volumes, func(v corev1.Volume) bool { return v.Name == "write-token" })
+	secret := m.pod().Volumes[i].Secret
+	guide, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "create secret generic " + secret.SecretName + " --from-literal=" + path.Base(token) + "="; !bytes.Contains(guide, []byte(want)) {
+		t.Errorf("the guide does not say %q", want)
 	}
 }
 
@@ -694,7 +724,7 @@ func TestKeysAreAdded(t *testing.T) {
 // TestFlagsExist asks the airgate that the manifests start.
 func TestFlagsExist(t *testing.T) {
 	binary := build(t)
-	m := load(t)
+	m := load(t, component(t, "writes")...)
 	for command, used := range map[string]map[string]string{
 		"envoy bootstrap": flags(m.container(t, "bootstrap").Args),
 		"serve":           flags(m.container(t, "airgate").Args),
