@@ -82,7 +82,7 @@ type signing struct {
 
 // sign gives cmd the flags; why is what --reason is for.
 func (s *signing) sign(cmd *cobra.Command, why string) {
-	cmd.Flags().StringVar(&s.tokenFile, writeTokenFlag, "", "file with the token that the airgate was started with")
+	cmd.Flags().StringVar(&s.tokenFile, writeTokenFlag, "", "file with the write token, the one that the airgate was started with (serve --"+writeTokenFlag+")")
 	cmd.Flags().StringVar(&s.by, "by", "", "who says so (default: the user of this system)")
 	cmd.Flags().StringVar(&s.reason, "reason", "", why)
 }
@@ -111,7 +111,8 @@ func (s *signing) post(ctx context.Context, path string, what, out any) ([]byte,
 			if s.api != nil {
 				or = "; or --offline"
 			}
-			return nil, usageFault(errors.New("a write needs --" + writeTokenFlag + " FILE, the one that the airgate was started with" + or))
+			return nil, usageFault(errors.New("a write needs the token of the airgate: --" + writeTokenFlag + " FILE, the file that it was started with. If that was without one, start it with one, " +
+				"airgate serve --" + writeTokenFlag + " FILE, a file with a secret line of your own (openssl rand -hex 32 >FILE)" + or))
 		}
 		var err error
 		if token, err = readToken(s.tokenFile); err != nil {
@@ -129,6 +130,9 @@ func (s *signing) post(ctx context.Context, path string, what, out any) ([]byte,
 	req.Header.Set(admin.WriteHeader, token)
 	req.Header.Set("Content-Type", "application/json")
 	answer, err := s.do(req, out)
+	if fault, ok := errors.AsType[*apiError](err); ok && fault.Code == "unauthorized" {
+		err = fmt.Errorf("the token in %s is not the one that the airgate at %s was started with: name the file of its --%s", s.tokenFile, s.server, writeTokenFlag)
+	}
 	return answer, storeDown(err)
 }
 

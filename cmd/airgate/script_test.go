@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -85,6 +86,7 @@ func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args 
 		"paste":   paste,
 		"extract": extract,
 		"busy":    busy,
+		"guide":   guide,
 	}
 }
 
@@ -253,6 +255,23 @@ func extract(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s does not match %s", args[0], args[1])
 	}
 	ts.Setenv(args[2], m[1])
+}
+
+// guide FILE SECTION writes the commands of a section of policy/README.md to a file.
+func guide(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: guide FILE SECTION")
+	}
+	_, source, _, _ := runtime.Caller(0)
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(source), "..", "..", "policy", "README.md"))
+	ts.Check(err)
+	_, section, _ := strings.Cut(string(text), "\n## "+args[1]+"\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var commands strings.Builder
+	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(section, -1) {
+		commands.WriteString(block[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(commands.String()), 0o600))
 }
 
 // busy ADDR has a port in use until the script ends.

@@ -28,7 +28,7 @@ func (a *API) write(h http.HandlerFunc) http.HandlerFunc {
 	var origins http.CrossOriginProtection
 	return func(w http.ResponseWriter, r *http.Request) {
 		if a.cfg.WriteToken == nil {
-			fail(w, http.StatusForbidden, "writes_disabled", "this airgate takes no writes: start it with --admin-write-token FILE")
+			fail(w, http.StatusForbidden, "writes_disabled", "this airgate takes no writes: start it with --admin-write-token FILE, a file with a secret line of your own (openssl rand -hex 32 >FILE)")
 			return
 		}
 		token, err := a.cfg.WriteToken()
