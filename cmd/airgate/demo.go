@@ -91,10 +91,14 @@ func demo(ctx context.Context, t *terminal, r *runFlags, genuine bool) (err erro
 	if o.log, err = newLogger(t, r.logFormat, slog.LevelWarn); err != nil {
 		return err
 	}
-	return runBoth(ctx, o, r, func() error {
+	err = runBoth(ctx, o, r, func() error {
 		_, err := fmt.Fprint(t.out, demoText(r, &to, keys, time.Since(began)))
 		return err
 	})
+	if used, ok := errors.AsType[*inUseError](err); ok { // make run has no such flag
+		return unreachable(fmt.Errorf("%w: ./bin/airgate demo %s 127.0.0.1:PORT", err, used.flag))
+	}
+	return err
 }
 
 // scriptedTarget starts a scripted provider; stop ends it.

@@ -38,6 +38,13 @@ func loopback(addr string) error {
 	return nil
 }
 
+// inUseError says that another process has the address that a flag gave.
+type inUseError struct{ flag, addr string }
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("%s %s is in use by another process: end it, or name another address with %s", e.flag, e.addr, e.flag)
+}
+
 // listen opens the TCP address that a flag gave.
 func listen(ctx context.Context, flag, addr string) (net.Listener, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
@@ -45,7 +52,7 @@ func listen(ctx context.Context, flag, addr string) (net.Listener, error) {
 	case err == nil:
 		return l, nil
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, unreachable(fmt.Errorf("%s %s is in use by another process: end it, or name another address with %s", flag, addr, flag))
+		return nil, unreachable(&inUseError{flag, addr})
 	}
 	return nil, unreachable(fmt.Errorf("%s %s: %w", flag, addr, err))
 }
