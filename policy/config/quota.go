@@ -7,12 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 )
-
-// maxStoreDeadline is well below what Envoy waits for a decision, since one may
-// ask the store several times.
-const maxStoreDeadline = time.Second
 
 // quota compiles where the quota state lives. No problem repeats a value of
 // what may hold a secret.
@@ -51,9 +46,6 @@ func (c *compiler) quota(q *quotaSection) Quota {
 		if f.good() && (!filepath.IsAbs(f.v) || filepath.Clean(f.v) != f.v) {
 			c.report(f.at, "must be the absolute path of a file that holds %s", f.holds)
 		}
-	}
-	if out.Deadline > maxStoreDeadline {
-		c.report(q.Deadline.at, "is beyond %s: a caller may have to wait for it", maxStoreDeadline)
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -500,14 +501,15 @@ type period struct {
 	v time.Duration
 }
 
-func (p *period) decode(d *decoder, n *yaml.Node, _ reflect.StructTag) {
-	v, ok := d.source(n, "a duration such as 5s or 10m")
+func (p *period) decode(d *decoder, n *yaml.Node, tag reflect.StructTag) {
+	most, usual := cmp.Or(tag.Get("most"), "24h"), cmp.Or(tag.Get("usual"), "5s or 10m")
+	v, ok := d.source(n, "a duration such as "+usual)
 	if !ok {
 		return
 	}
 	t, err := time.ParseDuration(v)
-	if err != nil || t < time.Millisecond || t > 24*time.Hour {
-		d.report(n, "%s is not a duration between 1ms and 24h: write it with its unit, such as 5s or 10m", quote(v))
+	if longest, _ := time.ParseDuration(most); err != nil || t < time.Millisecond || t > longest {
+		d.report(n, "%s is not a duration between 1ms and %s: write it with its unit, such as %s", quote(v), most, usual)
 		return
 	}
 	p.at, p.v = d.at(n), t

@@ -111,7 +111,7 @@ type quotaSection struct {
 	SentinelPasswordFile hidden  `config:"sentinelPasswordFile" doc:"Absolute path of a file that holds the password of the sentinels; none if absent."`
 	CAFile               hidden  `config:"caFile" doc:"Absolute path of the authorities that may vouch for the store, in PEM; the system's if absent."`
 	Insecure             boolean `config:"insecure" doc:"A connection without TLS beyond loopback is meant."`
-	Deadline             period  `config:"deadline" doc:"The longest that one call of the store may take; 50ms if absent."`
+	Deadline             period  `config:"deadline" most:"1s" usual:"50ms" doc:"The longest that one call of the store may take, at most 1s; 50ms if absent."`
 	Replicas             count   `config:"replicas" max:"10000" doc:"The most airgates that there can be at once."`
 }
 
