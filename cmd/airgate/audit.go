@@ -245,7 +245,11 @@ func newAuditShow(t *terminal, f *flags) *cobra.Command {
 					q.Set(name, text)
 				}
 			}
-			if _, err := admin.ParseAudit(q); err != nil {
+			_, err := admin.ParseAudit(q)
+			if err == nil {
+				_, err = admin.ParseLimit(q)
+			}
+			if err != nil {
 				return usageFault(err)
 			}
 			if err := r.print(cmd.Context(), t, "/api/v1/audit", q); err != nil || request == "" || r.output.text != "table" {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -109,7 +110,7 @@ func newRoot(t *terminal) *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&f.config, "config", "./airgate.d", "config file or directory")
 	root.PersistentFlags().StringVar(&f.data, "data", "./airgate-data", "data directory: journal, records, sockets")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageFault(err) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageFault(flagFault(cmd, err)) })
 	root.AddCommand(
 		newDemo(t), newRun(t, f), newServe(t, f), newProvider(t), newEnvoy(t, f), newValidate(t, f),
 		newKeys(t, f), newBudgets(t, f), newUsage(t, f), newExplain(t, f), newAudit(t, f), newConfig(t, f), newOverlay(t, f), newBlock(t, f),
@@ -117,6 +118,24 @@ func newRoot(t *terminal) *cobra.Command {
 	)
 	mark(root)
 	return root
+}
+
+// badValue is what cobra says of a flag's value, with an error of Go's in it.
+var badValue = regexp.MustCompile(`(?s)^invalid argument (".*") for "(?:-., )?--([a-z-]+)" flag: `)
+
+// flagFault says what a flag takes, where cobra says how it was read.
+func flagFault(cmd *cobra.Command, err error) error {
+	found := badValue.FindStringSubmatch(err.Error())
+	if found == nil {
+		return err
+	}
+	want := map[string]string{
+		"int": "a number", "duration": "a duration, such as 30s or 5m", "bool": "true or false",
+	}[cmd.Flag(found[2]).Value.Type()]
+	if want == "" {
+		return err // of our own values
+	}
+	return fmt.Errorf("--%s %s: want %s", found[2], found[1], want)
 }
 
 // mark gives every plain error that a command returns the exit code of a

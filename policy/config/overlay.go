@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -176,7 +177,7 @@ func subject[T any](c *compiler, e overlay.Entry, what string, names map[string]
 	case !ok && c.wrong:
 		return Unchecked, fmt.Sprintf("%s: what can has no %s %s", unread, what, quote(e.Name))
 	case !ok:
-		return Refused, fmt.Sprintf("no %s %s%s", what, quote(e.Name), meant(e.Name, sorted(names)))
+		return Refused, fmt.Sprintf("no %s %s%s", what, quote(e.Name), cmp.Or(meant(e.Name, sorted(names)), some(sorted(names))))
 	}
 	return InForce, ""
 }

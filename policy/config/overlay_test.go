@@ -120,7 +120,7 @@ func TestAdmit(t *testing.T) {
 		"a team":                     {nil, entryOf(overlay.BlockTeam, "ml"), InForce, ""},
 		"no such team":               {nil, entryOf(overlay.BlockTeam, "serch"), Refused, `no team "serch": did you mean search?`},
 		"a provider":                 {nil, entryOf(overlay.BlockProvider, "openai"), InForce, ""},
-		"no such provider":           {nil, entryOf(overlay.BlockProvider, "azure"), Refused, `no provider "azure"`},
+		"no such provider":           {nil, entryOf(overlay.BlockProvider, "azure"), Refused, `no provider "azure": there are openai, other`},
 		"a model":                    {nil, entryOf(overlay.BlockModel, "org/nano:1"), InForce, ""},
 		"no such model":              {nil, entryOf(overlay.BlockModel, "gpt-5.4-mino"), Refused, `no model "gpt-5.4-mino": did you mean gpt-5.4-mini?`},
 		"an alias":                   {nil, entryOf(overlay.BlockModel, "mini"), Refused, `"mini" is an alias: block gpt-5.4-mini`},
@@ -311,7 +311,7 @@ func TestWith(t *testing.T) {
 // TestRefusedIsAWarning: it is told where warnings are.
 func TestRefusedIsAWarning(t *testing.T) {
 	s := lay(t, loadText(t, laidFile()), entryOf(overlay.BlockTeam, "gone"))
-	const want = `overlay block/team/gone does not hold: no team "gone"`
+	const want = `overlay block/team/gone does not hold: no team "gone": there are ads, ml, search`
 	if s.Warnings[0].Error() != want {
 		t.Errorf("Warnings = %v, want %s among them", s.Warnings, want)
 	}

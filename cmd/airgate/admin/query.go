@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -134,6 +135,19 @@ func ParseAudit(q url.Values) (a report.AuditQuery, err error) {
 		a.Types = append(a.Types, t)
 	}
 	return a, nil
+}
+
+// ParseLimit reads limit, the most that an answer may have.
+func ParseLimit(q url.Values) (int, error) {
+	text := q.Get("limit")
+	if text == "" {
+		return defaultLimit, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > maxLimit {
+		return 0, fmt.Errorf("limit: want a number from 1 to %d", maxLimit)
+	}
+	return n, nil
 }
 
 func parseSpan(q url.Values, zone *time.Location) (s Span, err error) {

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"airgate/accounting/report"
@@ -84,16 +82,11 @@ func (a *API) usage(w http.ResponseWriter, r *http.Request) {
 }
 
 func limitOf(w http.ResponseWriter, r *http.Request) (int, bool) {
-	text := r.URL.Query().Get("limit")
-	if text == "" {
-		return defaultLimit, true
+	n, err := ParseLimit(r.URL.Query())
+	if err != nil {
+		fail(w, http.StatusBadRequest, "bad_request", err.Error())
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > maxLimit {
-		fail(w, http.StatusBadRequest, "bad_request", fmt.Sprintf("limit: want a number from 1 to %d", maxLimit))
-		return 0, false
-	}
-	return n, true
+	return n, err == nil
 }
 
 // answer writes a report in the form asked for: JSON unless ?output says table

@@ -3,6 +3,8 @@ package admin
 import (
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"airgate/accounting"
@@ -53,7 +55,11 @@ func overridesOf(b *accounting.Budget) []override {
 
 func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
 	now, out, name := time.Now(), []budget{}, r.URL.Query().Get("name")
+	var others []string
 	for _, b := range a.cfg.Budgets(now) {
+		if !slices.Contains(others, b.Name) {
+			others = append(others, b.Name)
+		}
 		if name != "" && b.Name != name {
 			continue
 		}
@@ -74,10 +80,23 @@ func (a *API) budgets(w http.ResponseWriter, r *http.Request) {
 		out = append(out, row)
 	}
 	if name != "" && len(out) == 0 {
-		fail(w, http.StatusNotFound, "not_found", fmt.Sprintf("no budget is named %q, or it is split and no call was counted on it yet", name))
+		fail(w, http.StatusNotFound, "not_found", fmt.Sprintf("no budget is named %q, or it is split and no call was counted on it yet; there are: %s", name, names(others)))
 		return
 	}
 	tell(w, map[string]any{"budgets": out})
+}
+
+// names are the first of some names, as people read them.
+func names(all []string) string {
+	const most = 8
+	if len(all) == 0 {
+		return "none"
+	}
+	slices.Sort(all)
+	if len(all) > most {
+		all = append(all[:most:most], "…")
+	}
+	return strings.Join(all, ", ")
 }
 
 // at is null for the zero time.
