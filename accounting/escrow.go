@@ -3,6 +3,7 @@ package accounting
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -278,27 +279,36 @@ func (l *Ledger) Refresh(ctx context.Context) {
 	}
 }
 
-// windows are those that now is in and that the store was not heard of for so long.
+// windows are those that now is in and that the store was not heard of for so long, of
+// limits that are no longer configured too: others may have told it of them what they
+// knew, while this ledger was cut off.
 func (l *Ledger) windows(since time.Duration) (all []tended) {
 	today, now := l.wallClock(), l.steady()
 	l.mu.Lock()
 	t := l.table
+	sets := make(map[string]*accountSet, len(l.sets))
+	maps.Copy(sets, l.sets)
 	l.mu.Unlock()
 	if t == nil {
 		return nil
 	}
-	for _, layer := range t.layers() {
-		for _, g := range layer.groups {
-			if g.window == NoWindow {
-				continue
+	for _, g := range t.budgets.groups {
+		for _, m := range g.members {
+			for _, w := range m.warnings {
+				delete(sets, w.group.key) // nobody asks for them
 			}
-			for _, a := range g.set.all() {
-				a.mu.Lock()
-				if w := a.windowLocked(today); w != nil && now-w.supply.heardAt > int64(since) {
-					all = append(all, tended{a, w})
-				}
-				a.mu.Unlock()
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(sets)) {
+		if sets[key].window == NoWindow {
+			continue
+		}
+		for _, a := range sets[key].all() {
+			a.mu.Lock()
+			if w := a.windowLocked(today); w != nil && now-w.supply.heardAt > int64(since) {
+				all = append(all, tended{a, w})
 			}
+			a.mu.Unlock()
 		}
 	}
 	return all
