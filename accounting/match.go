@@ -96,6 +96,9 @@ func (f *field) literal() bool {
 // glob reports whether p matches the whole of s. A star stands for any bytes,
 // none included; nothing else is special.
 func glob(p, s string) bool {
+	if last := len(p) - 1; last >= 0 && strings.IndexByte(p, '*') == last { // as nearly all are
+		return strings.HasPrefix(s, p[:last])
+	}
 	var i, j int
 	star, mark := -1, 0
 	for j < len(s) {
@@ -169,14 +172,14 @@ func narrower(a, b matcher) int {
 // one that names keys or teams literally is filed under these names.
 type index struct {
 	matchers []matcher
-	untried  []matcher          // of each what being found does not say
-	byKey    map[string][]int32 // :: key id or name → positions of matchers
-	byTeam   map[string][]int32 // :: team → positions of matchers
+	untried  []matcher // of each what being found does not say
+	byKey    filing    // key ids and names
+	byTeam   filing
 	rest     []int32
 }
 
 func newIndex(matchers []matcher) index {
-	x := index{matchers: matchers, byKey: make(map[string][]int32), byTeam: make(map[string][]int32)}
+	x := index{matchers: matchers}
 	for i, c := range matchers {
 		x.untried = append(x.untried, x.file(int32(i), c))
 	}
@@ -187,12 +190,12 @@ func newIndex(matchers []matcher) index {
 func (x *index) file(i int32, c matcher) matcher {
 	for _, by := range []struct {
 		dim   Dimension
-		names map[string][]int32
-	}{{Key, x.byKey}, {Team, x.byTeam}} {
+		names *filing
+	}{{Key, &x.byKey}, {Team, &x.byTeam}} {
 		for n, f := range c {
 			if f.dim == by.dim && f.literal() {
 				for _, p := range f.patterns {
-					by.names[p.text] = append(by.names[p.text], i)
+					by.names.file(p.text, i)
 				}
 				return slices.Concat(c[:n], c[n+1:])
 			}
@@ -205,16 +208,59 @@ func (x *index) file(i int32, c matcher) matcher {
 // appendMatching appends the positions of all that match s, in order.
 func (x *index) appendMatching(dst []int32, s *Subject) []int32 {
 	dst = x.appendOf(dst, x.rest, s)
-	if len(x.byKey) > 0 {
-		dst = x.appendOf(dst, x.byKey[s.KeyID], s)
-		dst = x.appendOf(dst, x.byKey[s.KeyName], s)
-	}
-	if len(x.byTeam) > 0 {
-		for _, team := range s.Teams {
-			dst = x.appendOf(dst, x.byTeam[team], s)
-		}
+	dst = x.appendOf(dst, x.byKey.of(s.KeyID), s)
+	dst = x.appendOf(dst, x.byKey.of(s.KeyName), s)
+	for _, team := range s.Teams {
+		dst = x.appendOf(dst, x.byTeam.of(team), s)
 	}
 	return dst
+}
+
+// filing is what matchers are filed under, and their positions. Few are found sooner by
+// looking at each.
+type filing struct {
+	few  []named
+	many map[string][]int32 // :: name → positions; nil as long as there are few
+}
+
+type named struct {
+	name      string
+	positions []int32
+}
+
+const fewNames = 8
+
+func (f *filing) file(name string, position int32) {
+	if f.many != nil {
+		f.many[name] = append(f.many[name], position)
+		return
+	}
+	at := slices.IndexFunc(f.few, func(o named) bool { return o.name == name })
+	if at < 0 {
+		at = len(f.few)
+		f.few = append(f.few, named{name: name})
+	}
+	f.few[at].positions = append(f.few[at].positions, position)
+	if len(f.few) <= fewNames {
+		return
+	}
+	f.many = make(map[string][]int32)
+	for _, o := range f.few {
+		f.many[o.name] = o.positions
+	}
+}
+
+// of returns the positions of what is filed under name.
+func (f *filing) of(name string) []int32 {
+	if f.many != nil {
+		return f.many[name]
+	}
+	for i := range f.few {
+		if f.few[i].name == name {
+			return f.few[i].positions
+		}
+	}
+	return nil
 }
 
 func (x *index) appendOf(dst, candidates []int32, s *Subject) []int32 {
