@@ -422,12 +422,8 @@ func (p *pace) lasts(d time.Duration) int64 {
 // tend reports a window and asks for what it needs. What fails is told by sync,
 // and tried again the next time.
 func (l *Ledger) tend(a *account, w *window, ask wish) {
-	var who waiter
-	if w.syncing.lock(&who) != nil {
-		return
-	}
-	defer w.syncing.unlock(&who)
-	_, _ = l.sync(&who, a, w, l.termsNow(a, l.wallClock()), ask, l.wallClock())
+	now := l.wallClock()
+	_ = l.syncInTurn(new(waiter), a, w, l.termsNow(a, now), ask, now)
 }
 
 // termsNow is the limit of an account under the table that was applied last.
@@ -740,11 +736,5 @@ func (l *Ledger) Close(ctx context.Context) error {
 }
 
 func (t tended) close(l *Ledger) error {
-	var who waiter
-	if err := t.window.syncing.lock(&who); err != nil {
-		return err
-	}
-	defer t.window.syncing.unlock(&who)
-	_, err := l.sync(&who, t.account, t.window, syncTerms{}, wish{mode: quota.Close}, l.wallClock())
-	return err
+	return l.syncInTurn(new(waiter), t.account, t.window, syncTerms{}, wish{mode: quota.Close}, l.wallClock())
 }

@@ -221,12 +221,7 @@ func (l *Ledger) reopen(aw *accountWindow, now int64) error {
 	a.mu.Lock()
 	a.partial = true
 	a.mu.Unlock()
-	var who waiter
-	if err := w.syncing.lock(&who); err != nil {
-		return err
-	}
-	defer w.syncing.unlock(&who)
-	if _, err := l.sync(&who, a, w, syncTerms{}, wish{}, now); err != nil && !errors.Is(err, errLost) { // a store that learns grants later
+	if err := l.syncInTurn(new(waiter), a, w, syncTerms{}, wish{}, now); err != nil && !errors.Is(err, errLost) { // a store that learns grants later
 		return err
 	}
 	return nil
@@ -250,6 +245,16 @@ type wish struct {
 
 // errLost is the store's word that it may not know all it has granted.
 var errLost = fmt.Errorf("%w: it may have lost what it granted, and grants nothing until all replicas have told it", quota.ErrUnavailable)
+
+// syncInTurn is sync, once nobody else asks for the window.
+func (l *Ledger) syncInTurn(who *waiter, a *account, w *window, t syncTerms, ask wish, now int64) error {
+	if err := w.syncing.lock(who); err != nil {
+		return err
+	}
+	defer w.syncing.unlock(who)
+	_, err := l.sync(who, a, w, t, ask, now)
+	return err
+}
 
 // sync reports a window to the store and asks for what the wish lacks. It returns
 // how much more was granted. w.syncing is held.

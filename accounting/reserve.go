@@ -245,12 +245,7 @@ func (l *Ledger) windowLocked(who *waiter, a *account, s *Subject, now int64) (*
 		return w, nil
 	}
 	l.reportDropped(who, now)
-	if err := w.syncing.lock(who); err != nil {
-		return w, err
-	}
-	defer w.syncing.unlock(who)
-	_, err := l.sync(who, a, w, syncTerms{}, wish{}, now)
-	return w, err
+	return w, l.syncInTurn(who, a, w, syncTerms{}, wish{}, now)
 }
 
 // Room is limit − spent − reserved of the tightest enforced budget that
